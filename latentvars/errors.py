@@ -1,0 +1,61 @@
+"""The errors of latentvars: one tree, and every class is also the builtin that callers would expect.
+
+A message says what was given, what is needed, and what to do about it.
+"""
+
+
+class LatentVarsError(Exception):
+    """Root of all errors that latentvars raises on purpose.
+
+    Args:
+        given: what was found, with its numbers and names.
+        needed: what would have been right.
+        remedy: what to change, as an imperative sentence.
+    """
+
+    def __init__(self, given: str, needed: str, remedy: str) -> None:
+        super().__init__(f"{given}\n  needed: {needed}\n  do: {remedy}")
+        self.given, self.needed, self.remedy = given, needed, remedy
+
+
+class ShapeError(LatentVarsError, ValueError):
+    """Tensors, lengths or weights whose shapes do not fit together."""
+
+
+class DataError(LatentVarsError, ValueError):
+    """Values that no model can be fitted to: empty, infinite, constant where a variance is wanted."""
+
+
+class MissingDataError(DataError):
+    """Missing entries (NaN) where they are not supported."""
+
+
+class ModelError(LatentVarsError, ValueError):
+    """A model or guide that breaks the contract of :class:`latentvars.contract.LatentModel`."""
+
+
+class SupportError(ModelError):
+    """A site whose distribution or support the algorithm cannot handle."""
+
+
+class SettingError(LatentVarsError, ValueError):
+    """A hyper-parameter outside its range."""
+
+
+class NumericalError(LatentVarsError, ArithmeticError):
+    """A computation that became non-finite, with the site and the batch in which it did."""
+
+
+class NameUnknownError(LatentVarsError, KeyError):
+    """A site or column of that name does not exist."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class KindError(LatentVarsError, TypeError):
+    """A value of the wrong kind, as a belief where a vector is wanted."""
+
+
+class StorageError(LatentVarsError, OSError):
+    """A file that is missing, unknown, of a newer version, or not complete."""
