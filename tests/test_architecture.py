@@ -1,0 +1,151 @@
+"""The house stands: modules import downwards only, and some rooms never meet."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "latentvars"
+
+# From the ground up; rooms of one line may not import one another.
+STOREYS: tuple[tuple[str, ...], ...] = (
+    ("errors", "randomness", "lazy"),
+    ("rows",),
+    ("contract",),
+    ("families",),
+    ("distributions",),
+    ("program",),
+    ("capture",),
+    ("storage",),
+    ("posterior",),
+    ("models", "inference"),
+    ("studies",),
+    ("latent_space", "embedding"),
+    ("plots",),
+    ("report",),
+    ("datasets",),
+    ("cli",),
+    ("__init__",),
+)
+# Files that belong to a room of another name.
+ROOM_OF = {"rows_input": "rows", "rows_layout": "rows", "batch": "rows", "emissions": "models", "__main__": "cli"}
+# Walls inside what the storeys would allow.
+FORBIDDEN: dict[str, frozenset[str]] = {
+    "models": frozenset({"inference", "posterior"}),
+    "embedding": frozenset({"inference", "models", "families", "pyro"}),
+    "posterior": frozenset({"inference", "models"}),
+}
+
+FLOOR = {room: number for number, storey in enumerate(STOREYS) for room in storey}
+
+
+def room_of(parts: tuple[str, ...]) -> str:
+    """The room of a module, from its path inside the package."""
+    name = parts[0] if parts else "__init__"
+    return ROOM_OF.get(name, name)
+
+
+def imported(tree: ast.AST, parts: tuple[str, ...], is_package: bool) -> list[tuple[int, tuple[str, ...]]]:
+    """Every module that a file imports, at any depth of its code, as (line, dotted parts)."""
+    found: list[tuple[int, tuple[str, ...]]] = []
+    here = ("latentvars", *parts)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, tuple(alias.name.split("."))) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base: tuple[str, ...] = ()
+            if node.level:
+                base = here[: len(here) - node.level + is_package]
+            base += tuple(node.module.split(".")) if node.module else ()
+            if base == ("latentvars",):
+                found += [(node.lineno, (*base, alias.name)) for alias in node.names]
+            else:
+                found.append((node.lineno, base))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+            if isinstance(node.args[0], ast.Constant):
+                found.append((node.lineno, tuple(str(node.args[0].value).split("."))))
+    return found
+
+
+def violations(package: Path) -> list[str]:
+    """Every import that goes up, sideways or through a wall, as one line of text each."""
+    wrong = []
+    for file in sorted(package.rglob("*.py")):
+        parts = file.relative_to(package).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        parts = parts[:-1] if is_package else parts
+        room = room_of(parts)
+        where = file.relative_to(package)
+        if room not in FLOOR:
+            wrong.append(f"{where}: the room {room!r} has no floor; add it to STOREYS in tests/test_architecture.py")
+            continue
+        for line, module in imported(ast.parse(file.read_text(encoding="utf-8")), parts, is_package):
+            problem = judge(room, module)
+            if problem:
+                wrong.append(f"{where}:{line}: {room} imports {'.'.join(module)}: {problem}")
+    return wrong
+
+
+def judge(room: str, module: tuple[str, ...]) -> str | None:
+    """Why ``room`` may not import ``module``, or None where it may."""
+    if module[0] != "latentvars":
+        return "there is a wall between them" if module[0] in FORBIDDEN.get(room, ()) else None
+    if len(module) == 1:
+        return "the package's face is for users; import the module"
+    target = room_of(module[1:])
+    if target in FORBIDDEN.get(room, ()):
+        return "there is a wall between them"
+    if target not in FLOOR:
+        # a name that the package's face defines, such as __version__
+        return None if room == "__init__" else f"{target!r} is no room; import from the module that defines it"
+    if target != room and FLOOR[target] >= FLOOR[room]:
+        return "imports go down only"
+    return None
+
+
+def test_imports_go_down_only() -> None:
+    assert violations(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "problem"),
+    [
+        ("rows.py", "import latentvars.inference.engine", "imports go down only"),
+        ("rows.py", "def f():\n    from latentvars.contract import Score", "imports go down only"),
+        ("rows.py", "from latentvars import contract", "imports go down only"),
+        ("rows_input.py", "from latentvars.program import score", "imports go down only"),
+        ("contract.py", "from . import capture", "imports go down only"),
+        ("distributions/mixture.py", "from ..capture import capture", "imports go down only"),
+        ("models/vae.py", "from latentvars.posterior import latent", "there is a wall"),
+        ("models/vae.py", "from ..inference import svi", "there is a wall"),
+        ("inference/em.py", "from latentvars.models.vae import VAE", "imports go down only"),
+        ("latent_space.py", "import latentvars.embedding", "imports go down only"),
+        ("embedding/adapter.py", "import pyro.distributions as dist", "there is a wall"),
+        ("embedding/__init__.py", "from ..models import vae", "there is a wall"),
+        ("embedding/adapter.py", "import importlib\nimportlib.import_module('latentvars.inference')", "there is a wall"),
+        ("report.py", "import latentvars", "the package's face"),
+        ("cellar.py", "import torch", "has no floor"),
+    ],
+)
+def test_a_planted_upward_import_is_found(tmp_path: Path, file: str, code: str, problem: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(code)
+    found = violations(tmp_path)
+    assert len(found) == 1 and problem in found[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        ("__init__.py", "from latentvars.cli import main\nfrom .models import vae"),
+        ("models/__init__.py", "from .vae import VAE\nfrom latentvars.models.mixture import Mixture"),
+        ("models/vae.py", "from ..distributions.mixture import Mixture\nimport pyro"),
+        ("posterior/latent.py", "from .datatree import write\nfrom latentvars.rows import Rows"),
+    ],
+)
+def test_downward_imports_are_allowed(tmp_path: Path, file: str, code: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(code)
+    assert violations(tmp_path) == []
