@@ -9,7 +9,7 @@ import math
 import numbers
 import sys
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,11 +57,11 @@ def read_column(name: str, value: Any) -> Source:
     if _is_a(value, "pandas", "DataFrame"):
         return _pandas_frame(name, value)
     if _is_a(value, "pandas", "Series"):
-        return Source(to_tensor(name, _pandas_values(value)), names=_pandas_names(value))
+        return Source(_pandas_series(name, value), names=_pandas_names(value))
     if _is_a(value, "polars", "DataFrame"):
         return _polars_frame(name, value)
     if _is_a(value, "polars", "Series"):
-        return Source(to_tensor(name, _polars_values(value)))
+        return Source(_polars_series(name, value))
     if isinstance(value, list | tuple) and any(_is_sequence(item) for item in value):
         return _sequences(name, value)
     return Source(to_tensor(name, value))
@@ -87,17 +87,15 @@ def to_tensor(name: str, value: Any) -> Tensor:
     if array.dtype.kind == "O":
         array = _from_objects(name, array)
     if array.dtype.kind not in "fiub":
-        raise DataError(
-            f"column {name!r} has the dtype {array.dtype}", "numbers", "convert it to numbers first, as by codes."
-        )
+        raise _not_numeric(name, array.dtype)
     if array.dtype.kind == "u" and array.dtype.itemsize == 8 and array.size and array.max() > np.iinfo(np.int64).max:
         raise DataError(f"column {name!r} holds {array.max()}", "integers below 2**63", "convert it to float64.")
     return share(array.astype(np.int64 if array.dtype.kind in "iu" else np.float64, copy=False))
 
 
 def share(array: np.ndarray) -> Tensor:
-    """The array as a tensor over the same memory (copied only where the strides are negative)."""
-    if any(stride < 0 for stride in array.strides):
+    """The array as a tensor over the same memory (copied only where torch cannot have its strides)."""
+    if any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = np.ascontiguousarray(array)
     with warnings.catch_warnings():  # torch warns of read-only arrays; latentvars never writes to rows
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -219,29 +217,46 @@ def _plain(value: Any) -> Any:
 
 def _from_objects(name: str, array: np.ndarray) -> np.ndarray:
     """Objects that are numbers or missing; whole numbers without a gap stay integers."""
-    flat = [math.nan if is_missing(item) else item for item in array.ravel().tolist()]
-    if not all(isinstance(item, numbers.Real) for item in flat):
-        culprit = next(item for item in flat if not isinstance(item, numbers.Real))
-        error = DataError if isinstance(culprit, str) else KindError
-        raise error(
-            f"column {name!r} holds {culprit!r}: an entry's argument must be a string-free real number",
+    items = [math.nan if is_missing(item) else item for item in array.ravel().tolist()]
+    whole = all(isinstance(item, numbers.Integral) and not isinstance(item, bool) for item in items)
+    try:
+        if any(isinstance(item, str) for item in items):
+            raise ValueError(f"it holds the text {next(item for item in items if isinstance(item, str))!r}")
+        flat = np.array(items, np.int64) if whole else np.array([float(item) for item in items], np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        wrong = KindError if isinstance(error, TypeError) else DataError
+        raise wrong(
+            f"column {name!r} is not numeric: {error}",
             "numbers, or None and NaN where an entry is missing",
             "convert it to numbers first, as by codes.",
-        )
-    whole = bool(flat) and all(isinstance(item, numbers.Integral) and not isinstance(item, bool) for item in flat)
-    return np.array(flat, dtype=np.int64 if whole else np.float64).reshape(array.shape)
+        ) from error
+    return flat.reshape(array.shape)
 
 
-def _pandas_values(series: Any) -> np.ndarray:
+def _not_numeric(name: str, dtype: Any) -> DataError:
+    return DataError(f"column {name!r} has the dtype {dtype}", "numbers", "convert it to numbers first, as by codes.")
+
+
+def _pandas_series(name: str, series: Any) -> Tensor:
     dtype = series.dtype
     if isinstance(dtype, np.dtype):
-        return series.to_numpy()
-    kind = getattr(dtype, "kind", "O")  # nullable and arrow-backed numbers know their kind
-    if kind not in "fiub" or getattr(dtype, "name", "") in ("category", "string", "str"):
-        return np.asarray(series.astype(str).to_numpy(), dtype=str)
+        return to_tensor(name, series.to_numpy())
+    if getattr(dtype, "kind", "O") not in "fiub" or not getattr(dtype, "_is_numeric", True):
+        raise _not_numeric(name, dtype)
     if bool(series.isna().any()):
-        return series.to_numpy(dtype=np.float64, na_value=np.nan)
-    return series.to_numpy(dtype={"i": np.int64, "u": np.uint64}.get(kind, np.float64))
+        return to_tensor(name, series.to_numpy(dtype=np.float64, na_value=np.nan))
+    kinds: dict[str, type] = {"i": np.int64, "u": np.uint64}
+    return to_tensor(name, series.to_numpy(dtype=kinds.get(dtype.kind, np.float64)))
+
+
+def _pandas_frame(name: str, frame: Any) -> Source:
+    dtypes = set(frame.dtypes)
+    if len(dtypes) == 1 and isinstance(frame.dtypes.iloc[0], np.dtype) and frame.dtypes.iloc[0].kind in "fiub":
+        values = to_tensor(name, frame.to_numpy())
+    else:
+        series = [(str(frame.columns[i]), frame.iloc[:, i]) for i in range(frame.shape[1])]
+        values = _stack(name, series, _pandas_series, len(frame))
+    return Source(values, tuple(str(column) for column in frame.columns), _pandas_names(frame))
 
 
 def _pandas_names(frame: Any) -> Sequence[Hashable] | None:
@@ -251,37 +266,28 @@ def _pandas_names(frame: Any) -> Sequence[Hashable] | None:
     return tuple(index.tolist())
 
 
-def _pandas_frame(name: str, frame: Any) -> Source:
-    features = tuple(str(column) for column in frame.columns)
-    dtypes = {str(dtype) for dtype in frame.dtypes}
-    if len(dtypes) == 1 and isinstance(frame.dtypes.iloc[0], np.dtype) and frame.dtypes.iloc[0].kind in "fiub":
-        return Source(to_tensor(name, frame.to_numpy()), features, _pandas_names(frame))
-    arrays = [_pandas_values(frame.iloc[:, position]) for position in range(frame.shape[1])]
-    return Source(_stack(name, features, arrays, len(frame)), features, _pandas_names(frame))
-
-
-def _polars_values(series: Any) -> np.ndarray:
-    numeric = series.dtype.is_numeric() or str(series.dtype) == "Boolean"
-    if not numeric and str(series.dtype) != "Null":
-        return np.asarray(series.to_list(), dtype=str) if str(series.dtype) == "String" else series.to_numpy()
-    if series.null_count() or str(series.dtype).startswith("Decimal"):
-        return np.array([math.nan if item is None else float(item) for item in series.to_list()], dtype=np.float64)
-    return series.to_numpy()
+def _polars_series(name: str, series: Any) -> Tensor:
+    kind = str(series.dtype)
+    if not (series.dtype.is_numeric() or kind in ("Boolean", "Null") or kind.startswith("Array")):
+        raise _not_numeric(name, kind)
+    if series.null_count() or kind.startswith("Decimal"):
+        return to_tensor(name, [math.nan if item is None else float(item) for item in series.to_list()])
+    return to_tensor(name, series.to_numpy())
 
 
 def _polars_frame(name: str, frame: Any) -> Source:
-    features = tuple(frame.columns)
-    if len(set(frame.dtypes)) == 1 and frame.dtypes[0].is_numeric() and not any(frame.null_count().row(0)):
-        return Source(to_tensor(name, frame.to_numpy()), features)
-    return Source(_stack(name, features, [_polars_values(series) for series in frame], len(frame)), features)
+    series = [(one.name, one) for one in frame]
+    if len(set(frame.dtypes)) == 1 and frame.dtypes[0].is_numeric() and not any(one.null_count() for one in frame):
+        return Source(to_tensor(name, frame.to_numpy()), tuple(frame.columns))
+    return Source(_stack(name, series, _polars_series, len(frame)), tuple(frame.columns))
 
 
-def _stack(name: str, features: Sequence[str], arrays: Sequence[np.ndarray], size: int) -> Tensor:
+def _stack(name: str, series: Sequence[tuple[str, Any]], read: Callable[[str, Any], Tensor], size: int) -> Tensor:
     """Columns of a frame side by side, ``[N, D]``; all that are not numbers are named in one error."""
     tensors, wrong = [], []
-    for feature, array in zip(features, arrays, strict=True):
+    for feature, values in series:
         try:
-            tensors.append(to_tensor(feature, array))
+            tensors.append(read(feature, values))
         except (DataError, KindError):
             wrong.append(feature)
     if wrong:

@@ -1,0 +1,7 @@
+"""The data of a fit: ``Rows`` is all of it, frozen; ``Batch`` is some of it, as a model sees it."""
+
+from latentvars.rows.batch import ROWS_PLATE, Batch
+from latentvars.rows.rows import Rows
+from latentvars.rows.schema import Schema
+
+__all__ = ["ROWS_PLATE", "Batch", "Rows", "Schema"]
