@@ -14,8 +14,8 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("errors", "randomness", "lazy"),
     ("rows",),
     ("contract",),
-    ("families",),
     ("distributions",),
+    ("families",),  # a family knows the distributions whose parameters it updates
     ("program",),
     ("capture",),
     ("storage",),
@@ -117,7 +117,7 @@ def test_imports_go_down_only() -> None:
         ("rows.py", "from latentvars import contract", "imports go down only"),
         ("rows/reading.py", "from latentvars.program import score", "imports go down only"),
         ("contract.py", "from . import capture", "imports go down only"),
-        ("distributions/mixture.py", "from ..capture import capture", "imports go down only"),
+        ("distributions/mixture.py", "from ..families import base", "imports go down only"),
         ("models/vae.py", "from latentvars.posterior import latent", "there is a wall"),
         ("models/vae.py", "from ..inference import svi", "there is a wall"),
         ("inference/em.py", "from latentvars.models.vae import VAE", "imports go down only"),

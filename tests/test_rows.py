@@ -328,6 +328,12 @@ def test_the_digest_sees_values_shapes_lengths_and_weights() -> None:
     assert Rows({"a": base, "b": base + 1}).digest() == Rows({"b": base + 1, "a": base}).digest()
 
 
+def test_the_digest_takes_every_bit_pattern_of_nan_for_missing() -> None:
+    other = np.array([0x7FF8000000000001], np.uint64).view(np.float64)
+    assert Rows([1.0, other[0]]).digest() == Rows([1.0, None]).digest()
+    assert Rows(np.append(other, 1.0)).digest() == Rows([None, 1.0]).digest()
+
+
 def test_the_digest_is_the_same_in_another_process() -> None:
     code = "from latentvars.rows import Rows; print(Rows([[1, None], [2.5, 3]], weights=[1, 2]).digest())"
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
