@@ -1,0 +1,20 @@
+"""Collapsed distributions: observed sites whose discrete latents are summed out, and what they are made of."""
+
+from latentvars.distributions.chain_evidence import stationary
+from latentvars.distributions.chain_posterior import ChainPosterior
+from latentvars.distributions.flat import Flat, flat
+from latentvars.distributions.hidden_markov import HiddenMarkov
+from latentvars.distributions.mixture import Mixture
+from latentvars.distributions.product import Product
+from latentvars.distributions.soft_categorical import SoftCategorical
+
+__all__ = [
+    "ChainPosterior",
+    "Flat",
+    "HiddenMarkov",
+    "Mixture",
+    "Product",
+    "SoftCategorical",
+    "flat",
+    "stationary",
+]

@@ -1,0 +1,273 @@
+"""Hidden Markov chains with the states summed out."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch import Size, Tensor
+
+from latentvars.contract import Factor
+from latentvars.distributions import chain
+from latentvars.distributions.chain_evidence import log_evidence
+from latentvars.distributions.chain_posterior import ChainPosterior
+from latentvars.distributions.log_space import log_probs
+from latentvars.distributions.mixture import Mixture
+from latentvars.distributions.shapes import check_count, check_expand, join_batch_shapes
+from latentvars.distributions.soft_categorical import SoftCategorical
+from latentvars.errors import ShapeError
+
+
+@final
+class HiddenMarkov(TorchDistribution):
+    """p(x_1..T) = Σ_z π(z_1) Π_{t>1} A(z_t−1, z_t) Π_t f(x_t | z_t), states summed out (Rabiner 1989, eq. 17).
+
+    π is the law of the *first* state: no transition comes before the first emission (Pyro's ``DiscreteHMM`` and
+    ``GaussianHMM`` apply one, so their initial law is another quantity: ours is theirs times A).
+
+    Args:
+        initial: ``[..., K]``, π on the simplex; zeros are allowed.
+        transition: ``[..., K, K]``, A, rows (from) on the simplex; zeros are allowed.
+        emission: distribution of batch shape ``[..., K]`` and any event shape E (a Mixture or Product included).
+        lengths: ``[...]`` int64, steps of each sequence, at least 1; steps past it have no effect whatever they
+            hold. None: all steps of the value count.
+        steps: T of samples and of ``event_shape``; default: the longest of ``lengths``, else 1.
+        local: name of the latent path.
+        validate_args: whether to check parameters and lengths.
+
+    Values are ``[..., T, *E]``; T of a value that is scored is the value's own. The parts stay as they were given when
+    the distribution is expanded (a plate): densities are computed by broadcasting.
+
+    Raises:
+        ShapeError: parts that differ in K or do not broadcast; lengths below 1 or beyond the value's steps.
+    """
+
+    def __init__(
+        self,
+        initial: Tensor,
+        transition: Tensor,
+        emission: TorchDistribution,
+        lengths: Tensor | None = None,
+        steps: int | None = None,
+        local: str = "z",
+        validate_args: bool | None = None,
+    ) -> None:
+        states = initial.shape[-1]
+        check_count("rows of the transition matrix", transition.shape[-2], states, "give [K, K] with K of initial")
+        check_count("columns of the transition matrix", transition.shape[-1], states, "give [K, K] with K of initial")
+        emitting = emission.batch_shape[-1] if emission.batch_shape else 0
+        check_count("the last batch dimension of the emission", emitting, states, "batch it over the states")
+        shapes = {
+            "initial": initial.shape[:-1],
+            "transition": transition.shape[:-2],
+            "emission": emission.batch_shape[:-1],
+            "lengths": () if lengths is None else lengths.shape,
+        }
+        self.initial, self.transition, self.emission = initial, transition, emission
+        self.lengths, self.local, self.states = lengths, local, states
+        event_shape = Size([_horizon(lengths, steps)]) + emission.event_shape
+        super().__init__(join_batch_shapes("a HiddenMarkov", shapes), event_shape, validate_args=validate_args)
+        if self._validate_args and lengths is not None and bool((lengths < 1).any()):
+            raise ShapeError(
+                given=f"a sequence of length {int(lengths.min())}",
+                needed="at least one step in every sequence",
+                remedy="leave empty sequences out",
+            )
+
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        return {"initial": constraints.simplex, "transition": constraints.simplex}
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The support of the emission at every step."""
+        support: Any = self.emission.support
+        return constraints.independent(support, 1 + len(self.emission.event_shape) - support.event_dim)
+
+    def expand(self, batch_shape: tuple[int, ...], _instance: HiddenMarkov | None = None) -> HiddenMarkov:
+        batch_shape = Size(batch_shape)
+        check_expand("a HiddenMarkov", self.batch_shape, batch_shape)
+        new = _instance or HiddenMarkov.__new__(HiddenMarkov)
+        new.initial, new.transition, new.emission = self.initial, self.transition, self.emission
+        new.lengths, new.local, new.states = self.lengths, self.local, self.states
+        TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(x_1..T), nats, ``[...]``; gradients as :func:`latentvars.distributions.chain_evidence.log_evidence`."""
+        log_emission, valid = self._log_emission(value)
+        return log_evidence(self.initial, self.transition, log_emission, valid)
+
+    def posterior(self, value: Tensor) -> ChainPosterior:
+        """p(z_1..T | x): smoothed and pairwise marginals, Viterbi path, path draws, entropy."""
+        log_emission, _ = self._log_emission(value)
+        return ChainPosterior(self.initial, self.transition, log_emission, self.lengths)
+
+    def factors(self, value: Tensor, weights: Tensor) -> dict[str, Factor]:
+        """Expected complete-data factors (Baum-Welch), with the posterior of the path held fixed (detached).
+
+        Args:
+            value: ``[..., T, *E]``.
+            weights: row weights, broadcastable to ``[...]``.
+
+        Returns:
+            ``"initial"``: counts p(z_1 | x) ``[..., K]``; ``"transition"``: expected transitions ``[..., K, K]``;
+            ``"emission"``: x as ``[..., T, 1, *E]`` with the weights w p(z_t | x) ``[..., T, K]``, 0 past the length
+            (time leads instead, ``[T, ..., 1, *E]`` and ``[T, ..., K]``, where the emission has batch dimensions
+            besides the states). Their weighted log-densities plus the weighted entropy of ``posterior`` sum to the
+            weighted ``log_prob``.
+        """
+        with torch.no_grad():
+            log_emission, valid = self._log_emission(value)
+            log_transition = log_probs(self.transition)
+            filtered = chain.forward(log_probs(self.initial), log_transition, log_emission, valid)
+            smoothed = chain.backward(filtered, log_transition, log_emission, valid)
+            moves = self.transition * chain.transition_slopes(filtered, smoothed, self.transition, valid)
+            marginals = smoothed.marginals
+            by_step = weights[..., None, None] * marginals
+        initial = SoftCategorical(self.initial, validate_args=False)
+        transition = SoftCategorical(self.transition, validate_args=False)
+        if not self._is_shared:
+            by_step = by_step.movedim(-2, 0)
+        return {
+            "initial": Factor(initial, marginals[..., 0, :], weights),
+            "transition": Factor(transition, moves, weights.unsqueeze(-1)),
+            "emission": Factor(self.emission, self._at_states(value), by_step),
+        }
+
+    def filtering(self, value: Tensor) -> Tensor:
+        """p(z_t | x_1..t), ``[..., T, K]``; 0 past the length."""
+        filtered, valid = self._filter(value)
+        return _without_padding(filtered.states.exp(), valid)
+
+    def predict_steps(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """One-step predictions inside the sequence.
+
+        Returns:
+            p(z_t | x_1..t-1) ``[..., T, K]`` and log p(x_t | x_1..t-1) ``[..., T]`` (nats, their sum is ``log_prob``);
+            both 0 past the length.
+        """
+        filtered, valid = self._filter(value)
+        states = filtered.states.exp()
+        first = self.initial.unsqueeze(-2).expand(states[..., :1, :].shape)
+        predicted = torch.cat([first, self._moved(states[..., :-1, :], self.transition.unsqueeze(-3))], -2)
+        return _without_padding(predicted, valid), filtered.steps
+
+    def predictive(self, value: Tensor) -> Tensor:
+        """p(z_T+1 | x_1..T), the state after the last valid step, ``[..., K]``."""
+        filtered, _ = self._filter(value)
+        return self._moved(filtered.states[..., -1, :].exp(), self.transition)
+
+    def forecast(self, value: Tensor) -> Mixture:
+        """p(x_T+1 | x_1..T), a Mixture of the emissions, batch shape ``[...]``."""
+        return Mixture(self.predictive(value), self.emission, self.local, validate_args=False)
+
+    @staticmethod
+    def _moved(probs: Tensor, transition: Tensor) -> Tensor:
+        """p A, ``[..., K]``; not by a matrix product, whose last bits depend on the number of rows (so on padding)."""
+        return (probs.unsqueeze(-1) * transition).sum(-2)
+
+    def sample(self, sample_shape: tuple[int, ...] = Size()) -> Tensor:
+        """Draws ``[*sample_shape, *batch, T, *E]``; past the length the last valid step is repeated."""
+        return self.sample_with_path(sample_shape)[1]
+
+    def sample_with_path(self, sample_shape: tuple[int, ...] = Size()) -> tuple[Tensor, Tensor]:
+        """Paths ``[*sample_shape, *batch, T]`` (−1 past the length) and their observations as :meth:`sample`."""
+        with torch.no_grad():
+            steps = self.event_shape[0]
+            leading = Size(sample_shape) + self.batch_shape
+            path = self._draw_path(leading, steps)
+            draws = self.emission.expand((*self.batch_shape, self.states)).sample((*sample_shape, steps))
+            draws = draws.movedim(len(sample_shape), len(leading))
+            axis = len(leading) + 1
+            ones = (1,) * len(self.emission.event_shape)
+            index = path.reshape((*path.shape, 1, *ones)).expand((*path.shape, 1, *self.emission.event_shape))
+            value = draws.gather(axis, index).squeeze(axis)
+            if self.lengths is None:
+                return path, value
+            last = self.lengths.unsqueeze(-1) - 1
+            at = torch.minimum(torch.arange(steps, device=last.device), last).expand(path.shape)
+            padded = value.gather(axis - 1, at.reshape(at.shape + ones).expand(value.shape))
+            valid = chain.step_mask(self.lengths, steps)
+            assert valid is not None
+            return torch.where(valid, path, -1), padded
+
+    def _draw_path(self, leading: Size, steps: int) -> Tensor:
+        """A draw from the prior of the path, ``[*leading, T]``, not cut to the lengths."""
+        initial = self.initial.expand((*leading, self.states))
+        transition = self.transition.expand((*leading, self.states, self.states))
+        path = [torch.distributions.Categorical(initial, validate_args=False).sample()]
+        for _ in range(steps - 1):
+            at = path[-1][..., None, None].expand((*leading, 1, self.states))
+            row = transition.gather(-2, at).squeeze(-2)
+            path.append(torch.distributions.Categorical(row, validate_args=False).sample())
+        return torch.stack(path, -1)
+
+    def _filter(self, value: Tensor) -> tuple[chain.Filtered, Tensor | None]:
+        log_emission, valid = self._log_emission(value)
+        return chain.forward(log_probs(self.initial), log_probs(self.transition), log_emission, valid), valid
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether all sequences have the same emission, so that time may stand next to the states."""
+        return len(self.emission.batch_shape) == 1
+
+    def _at_states(self, value: Tensor) -> Tensor:
+        """x with the padding filled by the first step, and an axis for the states that broadcasts with the emission.
+
+        ``[..., T, 1, *E]``, or with time leading, ``[T, ..., 1, *E]``. The filling keeps whatever the padding holds
+        (NaN, values outside the support) from the emission and from its gradient.
+        """
+        dims = len(self.emission.event_shape)
+        leading, steps = value.shape[: value.dim() - dims - 1], value.shape[value.dim() - dims - 1]
+        value = value.expand(torch.broadcast_shapes(leading, self.batch_shape) + value.shape[len(leading) :])
+        if self.lengths is not None:
+            valid = self._valid(steps)
+            first = value.narrow(-1 - dims, 0, 1)
+            value = torch.where(valid.reshape(valid.shape + (1,) * dims), value, first)
+        value = value.unsqueeze(-1 - dims)
+        return value if self._is_shared else value.movedim(-2 - dims, 0)
+
+    def _valid(self, steps: int) -> Tensor:
+        assert self.lengths is not None
+        if self._validate_args and int(self.lengths.max()) > steps:
+            raise ShapeError(
+                given=f"a sequence of length {int(self.lengths.max())} in a value of {steps} steps",
+                needed="lengths within the steps of the value",
+                remedy="pad the value to the longest sequence",
+            )
+        valid = chain.step_mask(self.lengths, steps)
+        assert valid is not None
+        return valid
+
+    def _log_emission(self, value: Tensor) -> tuple[Tensor, Tensor | None]:
+        """log f(x_t | z_t) ``[..., T, K]``, 0 past the length, and the mask of valid steps ``[..., T]``."""
+        dims = len(self.emission.event_shape)
+        if value.dim() < 1 + dims:
+            raise ShapeError(
+                given=f"a value of shape {list(value.shape)}",
+                needed=f"[..., steps{''.join(f', {size}' for size in self.emission.event_shape)}]",
+                remedy="pass one sequence per row, with an axis for time",
+            )
+        score = self.emission.log_prob(self._at_states(value))
+        score = score if self._is_shared else score.movedim(0, -2)
+        if self.lengths is None:
+            return score, None
+        valid = self._valid(score.shape[-2]).expand(score.shape[:-1])
+        return torch.where(valid.unsqueeze(-1), score, 0.0), valid
+
+
+def _without_padding(probs: Tensor, valid: Tensor | None) -> Tensor:
+    return probs if valid is None else torch.where(valid.unsqueeze(-1), probs, 0.0)
+
+
+def _horizon(lengths: Tensor | None, steps: int | None) -> int:
+    """T of ``event_shape``; read from ``lengths`` only where they hold numbers (not while a graph is captured)."""
+    if steps is not None or lengths is None:
+        return steps or 1
+    try:
+        return int(lengths.max())
+    except RuntimeError:
+        return 1

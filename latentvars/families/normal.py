@@ -1,0 +1,173 @@
+"""Normal and multivariate normal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
+from torch import Size, Tensor
+
+from latentvars.contract import Factor
+from latentvars.families.base import Arguments, Family, MStep, Reference, Statistics
+from latentvars.families.leaves import mean_of, weighted_sum
+
+LOG_TWO_PI = math.log(2 * math.pi)
+
+
+class NormalFamily(Family):
+    """N(x; loc, scale²): statistics Σw, Σw(x − c), Σw(x − c)²."""
+
+    events: Mapping[str, int] = {"loc": 0, "scale": 0}
+    conjugate: Mapping[str, tuple[type, ...]] = {"loc": (Normal,), "scale": ()}
+
+    def reference(self, factor: Factor, target: Size, floor: float) -> Reference:
+        centre = mean_of(factor.value, target)
+        return Reference(centre, floor * mean_of((factor.value - centre).square(), target))
+
+    def statistics(self, factor: Factor, target: Size, reference: Reference) -> Statistics:
+        shifted = factor.value - reference.centre
+        one = torch.ones((), dtype=shifted.dtype, device=shifted.device)
+        return {
+            "weight": weighted_sum(factor.weights, one, target),
+            "first": weighted_sum(factor.weights, shifted, target),
+            "second": weighted_sum(factor.weights, shifted.square(), target),
+        }
+
+    def log_likelihood(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Tensor:
+        loc = arguments["loc"] - _aligned(reference.centre, statistics["weight"])
+        variance = arguments["scale"].square()
+        squares = statistics["second"] - 2 * loc * statistics["first"] + loc.square() * statistics["weight"]
+        return -0.5 * (statistics["weight"] * (LOG_TWO_PI + variance.log()) + squares / variance).sum()
+
+    def maximise(self, step: MStep, reference: Reference) -> Tensor:
+        weight, first, second = (step.statistics[name] for name in ("weight", "first", "second"))
+        centre = _aligned(reference.centre, weight)
+        if step.argument == "scale":
+            loc = step.arguments["loc"] - centre
+            squares = second - 2 * loc * first + loc.square() * weight
+            total = step.pull(weight)
+            least = step.pull(weight * _aligned(reference.least_variance, weight))
+            return step.finish((torch.maximum(step.pull(squares), least) / total).sqrt(), total)
+        precision = step.arguments["scale"].pow(-2)
+        numerator, total = step.pull(precision * (first + centre * weight)), step.pull(precision * weight)
+        if step.prior is not None:
+            shrink = step.of_prior("scale").pow(-2)
+            numerator, total = numerator + shrink * step.of_prior("loc"), total + shrink
+        return step.finish(numerator / total, total)
+
+
+class MultivariateNormalFamily(Family):
+    """N(x; loc, Σ) in any parametrisation: statistics Σw, Σw(x − c), Σw(x − c)(x − c)ᵀ."""
+
+    events: Mapping[str, int] = {"loc": 1, "covariance_matrix": 2, "scale_tril": 2, "precision_matrix": 2}
+    conjugate: Mapping[str, tuple[type, ...]] = {
+        "loc": (MultivariateNormal, Normal),
+        "covariance_matrix": (),
+        "scale_tril": (),
+        "precision_matrix": (),
+    }
+
+    def reference(self, factor: Factor, target: Size, floor: float) -> Reference:
+        flat = factor.value.reshape(-1, factor.value.shape[-1])
+        return Reference(flat.mean(0), floor * flat.var(0, correction=0))
+
+    def statistics(self, factor: Factor, target: Size, reference: Reference) -> Statistics:
+        shifted = factor.value - reference.centre
+        one = torch.ones((), dtype=shifted.dtype, device=shifted.device)
+        outer = shifted.unsqueeze(-1) * shifted.unsqueeze(-2)
+        return {
+            "weight": weighted_sum(factor.weights, one, target),
+            "first": weighted_sum(factor.weights, shifted, target, 1),
+            "second": weighted_sum(factor.weights, outer, target, 2),
+        }
+
+    def log_likelihood(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Tensor:
+        squares = _scatter(arguments["loc"] - reference.centre, statistics)
+        covariance = _covariance(arguments)
+        factor = torch.linalg.cholesky(covariance)
+        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        size = squares.shape[-1]
+        distance = torch.cholesky_solve(squares, factor.expand(squares.shape)).diagonal(dim1=-2, dim2=-1).sum(-1)
+        return -0.5 * (statistics["weight"] * (size * LOG_TWO_PI + log_det) + distance).sum()
+
+    def maximise(self, step: MStep, reference: Reference) -> Tensor:
+        if step.argument == "loc":
+            return self._loc(step, reference.centre)
+        total = step.pull(step.statistics["weight"])
+        squares = step.pull(_scatter(step.arguments["loc"] - reference.centre, step.statistics))
+        covariance = _at_least(squares / total[:, None, None], reference.least_variance)
+        identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+        empty = (total <= 0)[:, None, None]
+        covariance = torch.where(empty, identity, covariance)
+        if step.argument == "scale_tril":
+            covariance = torch.linalg.cholesky(covariance)
+        elif step.argument == "precision_matrix":
+            covariance = torch.linalg.inv(covariance)
+        return step.finish(covariance, total)
+
+    def _loc(self, step: MStep, centre: Tensor) -> Tensor:
+        """Precision-weighted mean: solves Σ P (W μ − S) + P₀ (μ − m₀) = 0 in each block."""
+        precision = torch.cholesky_inverse(torch.linalg.cholesky(_covariance(step.arguments)))
+        weight = step.statistics["weight"]
+        summed = step.statistics["first"] + centre * weight[..., None]
+        numerator = step.pull((precision @ summed[..., None]).squeeze(-1))
+        total = step.pull(precision * weight[..., None, None])
+        reached = step.pull(weight)
+        if step.prior is not None:
+            shrink = self._prior_precision(step)
+            middle = step.of_prior("loc")
+            numerator = numerator + (shrink @ middle[..., None]).squeeze(-1)
+            total, reached = total + shrink, torch.ones_like(reached)
+        identity = torch.eye(total.shape[-1], dtype=total.dtype, device=total.device)
+        solvable = torch.where((reached <= 0)[:, None, None], identity, total)
+        return step.finish(torch.linalg.solve(solvable, numerator), reached)
+
+    @staticmethod
+    def _prior_precision(step: MStep) -> Tensor:
+        if isinstance(step.prior, Normal):
+            return torch.diag_embed(step.of_prior("scale").pow(-2))
+        assert step.prior is not None
+        size = step.selection.event.numel()
+        precision: Tensor = step.prior.precision_matrix  # type: ignore[attr-defined]
+        return precision.expand((*step.selection.shape, size)).reshape(-1, size, size)
+
+
+def _covariance(arguments: Mapping[str, Tensor]) -> Tensor:
+    if "covariance_matrix" in arguments:
+        return arguments["covariance_matrix"]
+    if "scale_tril" in arguments:
+        return arguments["scale_tril"] @ arguments["scale_tril"].mT
+    return torch.linalg.inv(arguments["precision_matrix"])
+
+
+def _scatter(loc: Tensor, statistics: Statistics) -> Tensor:
+    """Σw(x − μ)(x − μ)ᵀ with μ and the statistics about the same centre."""
+    cross = loc.unsqueeze(-1) * statistics["first"].unsqueeze(-2)
+    square = loc.unsqueeze(-1) * loc.unsqueeze(-2)
+    return statistics["second"] - cross - cross.mT + square * statistics["weight"][..., None, None]
+
+
+def _at_least(covariance: Tensor, least_variance: Tensor) -> Tensor:
+    """The maximum under the bound Σ ≥ diag(least variance): eigenvalues raised to one where the bound is the unit."""
+    if not bool((least_variance > 0).all()):
+        return covariance
+    scale = least_variance.sqrt()
+    whitened = covariance / (scale[:, None] * scale)
+    whitened = torch.where(whitened.isfinite(), whitened, torch.zeros_like(whitened))
+    values, vectors = torch.linalg.eigh(whitened)
+    raised = (vectors * values.clamp(min=1).unsqueeze(-2)) @ vectors.mT * (scale[:, None] * scale)
+    low = (values[..., 0] < 1)[..., None, None]
+    return torch.where(low, 0.5 * (raised + raised.mT), covariance)
+
+
+def _aligned(centre: Tensor, weight: Tensor) -> Tensor:
+    """The centre without the leading dimensions of the data."""
+    while centre.dim() > weight.dim():
+        centre = centre[0]
+    return centre
+
+
+def normal_families() -> dict[type[TorchDistribution], Family]:
+    return {Normal: NormalFamily(), MultivariateNormal: MultivariateNormalFamily()}

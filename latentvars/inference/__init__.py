@@ -1,0 +1,27 @@
+"""One loop, and the algorithms that run in it."""
+
+from latentvars.inference.em import EM
+from latentvars.inference.engine import fit
+from latentvars.inference.fit import Fit, from_point
+from latentvars.inference.guides import Custom, Delta, FullRank, LowRank, MeanField
+from latentvars.inference.stopping import AnyOf, Never, Plateau, Status, TimeLimit, Tolerance
+from latentvars.inference.svi import SVI
+
+__all__ = [
+    "EM",
+    "SVI",
+    "AnyOf",
+    "Custom",
+    "Delta",
+    "Fit",
+    "FullRank",
+    "LowRank",
+    "MeanField",
+    "Never",
+    "Plateau",
+    "Status",
+    "TimeLimit",
+    "Tolerance",
+    "fit",
+    "from_point",
+]

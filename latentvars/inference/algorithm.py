@@ -1,0 +1,98 @@
+"""What an algorithm is: three methods, of which the second adds up over batches and machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from latentvars.contract import LatentModel
+from latentvars.inference.stopping import Status
+from latentvars.program import Program
+from latentvars.rows import Batch, Rows
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a run works on.
+
+    Attributes:
+        program: the model bound to its roles.
+        rows: all data.
+        start: constrained starting values of the globals.
+        seed: from which every random number of the run is derived.
+    """
+
+    program: Program
+    rows: Rows
+    start: Mapping[str, Tensor]
+    seed: int
+
+    @property
+    def model(self) -> LatentModel:
+        return self.program.model
+
+
+class Total(Protocol):
+    """What a batch contributes; totals of disjoint batches add up to the total of their union.
+
+    Attributes:
+        objective: share of the objective, nats.
+    """
+
+    @property
+    def objective(self) -> float: ...
+
+    def __add__(self, other: Any) -> Any: ...
+
+
+class GlobalsPosterior(Protocol):
+    """What a run knows of the globals at its end."""
+
+    @property
+    def point(self) -> dict[str, Tensor]:
+        """One value for each global, constrained."""
+        ...
+
+    def draws(self, size: int, seed: int) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Draws ``[size, *shape]`` and their log density q ``[size]``, None where it is a point mass."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that has to be stored to rebuild it."""
+        ...
+
+
+class Algorithm(Protocol):
+    """Hyper-parameters as fields of a frozen dataclass; the state is a separate value."""
+
+    @property
+    def passes(self) -> int:
+        """Most passes over the data."""
+        ...
+
+    def rows_per_batch(self, rows: Rows) -> int | None: ...
+
+    def batches_per_update(self, rows: Rows) -> int: ...
+
+    def shuffles(self) -> bool: ...
+
+    def ended(self, history: Sequence[float], seconds: float) -> Status | None:
+        """Whether the run is over, from the objective per row after each pass."""
+        ...
+
+    def init(self, problem: Problem) -> Any:
+        """The state before the first pass."""
+        ...
+
+    def contribution(self, state: Any, batch: Batch, position: int) -> Any:
+        """The additive share of one batch; ``position`` counts the batches of one update."""
+        ...
+
+    def update(self, state: Any, total: Any) -> Any:
+        """The next state."""
+        ...
+
+    def posterior(self, state: Any) -> GlobalsPosterior: ...

@@ -1,0 +1,238 @@
+"""The one loop: minibatch SVI, gradient accumulation and batch EM are settings of it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from latentvars.contract import LatentModel
+from latentvars.errors import MissingDataError, ModelError, NumericalError
+from latentvars.inference.algorithm import Algorithm, Problem
+from latentvars.inference.backend import Backend, Local
+from latentvars.inference.em import EM
+from latentvars.inference.fit import Fit
+from latentvars.inference.starting import starting_point
+from latentvars.inference.stopping import Status
+from latentvars.program import Program, model_modules
+from latentvars.randomness import derive
+from latentvars.rows import Batch, Rows
+
+
+def fit(
+    model: LatentModel,
+    data: Any,
+    algorithm: Algorithm | None = None,
+    *,
+    seed: int = 0,
+    start: Mapping[str, Any] | None = None,
+    resume: Fit | None = None,
+    progress: bool | None = None,
+) -> Fit:
+    """Fit a latent-variable model.
+
+    Args:
+        model: any object with a Pyro ``model(rows)``; it is copied, never changed.
+        data: :class:`latentvars.Rows`, or anything it accepts.
+        algorithm: ``lv.EM()`` by default; ``lv.SVI(...)``.
+        seed: every random number of the run is derived from it; torch's global generator is left alone.
+        start: constrained starting values for some or all globals.
+        resume: an earlier fit of the same model and data to go on from, with its optimiser's state.
+        progress: show a bar with the objective per row; None: where standard error is a terminal.
+
+    Returns:
+        The fit; after Ctrl-C the fit so far, with status ``INTERRUPTED``.
+
+    Raises:
+        DataError: data that cannot be fitted (empty, infinite, missing, constant where a variance is estimated).
+        ModelError: a model that breaks the contract.
+        SupportError: a site that the algorithm cannot handle.
+        NumericalError: a non-finite objective, with the site and the batch.
+    """
+    algorithm = algorithm if algorithm is not None else EM()
+    trained, rows, program = bind(model, data) if resume is None else _again(resume, data)
+    del trained
+    if resume is None:
+        values = starting_point(program, rows, seed, start)
+        run = Run(algorithm, program, rows, seed, algorithm.init(Problem(program, rows, values, seed)))
+    else:
+        values = resume.point if resume.state is None else {}
+        state = resume.state or algorithm.init(Problem(program, rows, values, resume.seed))
+        run = Run(algorithm, program, rows, resume.seed, state, list(resume.history))
+    status, seconds = run.go(progress)
+    return Fit.of(
+        program,
+        rows,
+        algorithm,
+        algorithm.posterior(run.state),
+        status=status,
+        history=np.array(run.history),
+        seed=run.seed,
+        seconds=seconds,
+        state=run.state,
+    )
+
+
+def bind(model: LatentModel, data: Any) -> tuple[LatentModel, Rows, Program]:
+    """A private copy of the model, the checked rows, and the program of the two."""
+    rows = Rows.of(data)
+    prepare = getattr(model, "prepare", None)
+    if prepare is not None:
+        rows = prepare(rows)
+    if rows.observed is not None:
+        missing = {name: int((~mask).sum()) for name, mask in rows.observed.items()}
+        raise MissingDataError(
+            given=f"missing entries: {missing}",
+            needed="complete data: this version does not integrate missing entries out",
+            remedy="drop or impute the rows with NaN",
+        )
+    trained = _copied(model)
+    start_networks = getattr(trained, "start_networks", None)
+    if start_networks is not None:
+        start_networks(rows)
+    return trained, rows, Program.of(trained, rows)
+
+
+def _copied(model: LatentModel) -> LatentModel:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            given=f"{type(model).__name__} cannot be copied: {error}",
+            needed="a model that copy.deepcopy accepts: fitting works on a copy",
+            remedy="detach tensors that are attributes of the model, and keep no open files or locks in it",
+        ) from error
+
+
+def _again(resume: Fit, data: Any) -> tuple[LatentModel, Rows, Program]:
+    rows = Rows.of(data)
+    prepare = getattr(resume.model, "prepare", None)
+    rows = prepare(rows) if prepare is not None else rows
+    resume.schema.check(rows)
+    return resume.model, rows, resume.program
+
+
+@dataclass
+class Run:
+    """One run of an algorithm: the loop and what it has so far."""
+
+    algorithm: Algorithm
+    program: Program
+    rows: Rows
+    seed: int
+    state: Any
+    history: list[float] = field(default_factory=list)
+    backend: Backend = field(default_factory=Local)
+
+    def go(self, progress: bool | None) -> tuple[Status, float]:
+        """Passes over the data until a rule says stop."""
+        began = time.monotonic()
+        status = Status.LIMIT
+        weight = float(self.rows.weights.sum())
+        _train(self.program, True)
+        hidden = None if progress is None else not progress
+        with Interruption() as interrupted, tqdm(total=self._passes_left(), disable=hidden, unit="pass") as bar:
+            for epoch in range(len(self.history), self.algorithm.passes):
+                objective = self._pass(epoch, interrupted)
+                if interrupted.asked:
+                    status = Status.INTERRUPTED
+                    break
+                self.history.append(objective / weight)
+                bar.set_postfix_str(f"{self.history[-1]:.6f} nats/row", refresh=False)
+                bar.update()
+                ended = self.algorithm.ended(self.history, time.monotonic() - began)
+                if ended is not None:
+                    status = ended
+                    break
+        _train(self.program, False)
+        return status, time.monotonic() - began
+
+    def _passes_left(self) -> int:
+        return max(0, self.algorithm.passes - len(self.history))
+
+    def _pass(self, epoch: int, interrupted: Interruption) -> float:
+        """One pass over the data; returns its objective, nats."""
+        size = self.algorithm.rows_per_batch(self.rows)
+        batches = self.rows.batches(
+            size, seed=derive(self.seed, 4), epoch=epoch, shuffle=self.algorithm.shuffles(), dtype=self.program.dtype
+        )
+        objective = 0.0
+        for group in grouped(batches, self.algorithm.batches_per_update(self.rows)):
+            if interrupted.asked:
+                break
+            total = self.backend.sum(
+                reduce(add, (self.algorithm.contribution(self.state, b, k) for k, b in enumerate(group)))
+            )
+            if not np.isfinite(total.objective):
+                raise self._not_finite(group, epoch)
+            objective += total.objective
+            self.state = self.algorithm.update(self.state, total)
+        return objective
+
+    def _not_finite(self, group: list[Batch], epoch: int) -> NumericalError:
+        """Say which site on which batch is to blame."""
+        values = self.algorithm.posterior(self.state).point
+        culprits = []
+        for batch in group:
+            for name, log_prob in self.program.site_log_probs(values, batch, derive(self.seed, 5)).items():
+                if not bool(log_prob.isfinite().all()):
+                    culprits.append(f"site {name!r} on rows {batch.index[:5].tolist()}...")
+        return NumericalError(
+            given=f"a non-finite objective in pass {epoch + 1}: "
+            + ("; ".join(culprits[:3]) or f"rows {group[0].index[:5].tolist()}... (each site alone is finite)"),
+            needed="a finite log density at every row",
+            remedy="check the data against the support of that site, start elsewhere (seed=, start=), "
+            "use fewer components, or a smaller learning rate",
+        )
+
+
+def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Consecutive batches, ``size`` at a time."""
+    iterator = iter(batches)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+def _train(program: Program, on: bool) -> None:
+    for module in model_modules(program.model).values():
+        module.train(on)
+
+
+class Interruption:
+    """Ctrl-C asks the run to end after the current update; a second one raises at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+
+def as_tensors(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Values as tensors of one precision."""
+    return {name: torch.as_tensor(value, dtype=dtype) for name, value in values.items()}

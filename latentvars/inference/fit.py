@@ -1,0 +1,219 @@
+"""Fit: what a run leaves behind, the same type for every algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentvars.contract import LatentModel
+from latentvars.errors import KindError, MissingDataError, NumericalError
+from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
+from latentvars.inference.posteriors import PointMass
+from latentvars.inference.stopping import Status
+from latentvars.posterior import LatentPosterior
+from latentvars.program import Program
+from latentvars.randomness import derive
+from latentvars.rows import Rows, Schema
+
+READ_ROWS = 4_096
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A model with what was learnt about it.
+
+    Attributes:
+        program: the (private copy of the) model bound to its roles.
+        rows: the data.
+        algorithm: its hyper-parameters.
+        globals: what is known of the globals.
+        status: how the run ended.
+        history: objective after each pass, nats per row.
+        row_log_likelihood: ``[N]`` marginal log-likelihood of each row at the point, nats; an ELBO where there are
+            continuous locals.
+        seed: of the run.
+        seconds: run time.
+        state: the algorithm's last state, to resume from; None for a loaded fit.
+    """
+
+    program: Program
+    rows: Rows
+    algorithm: Algorithm | None
+    globals: GlobalsPosterior
+    status: Status
+    history: np.ndarray = field(repr=False)
+    row_log_likelihood: Tensor = field(repr=False)
+    seed: int = 0
+    seconds: float = 0.0
+    state: Any = field(default=None, repr=False)
+
+    @staticmethod
+    def of(
+        program: Program,
+        rows: Rows,
+        algorithm: Algorithm | None,
+        posterior: GlobalsPosterior,
+        *,
+        status: Status,
+        history: np.ndarray,
+        seed: int,
+        seconds: float = 0.0,
+        state: Any = None,
+    ) -> Fit:
+        """Complete a fit with the log-likelihood of its rows at the point."""
+        scores = row_scores(program, posterior.point, rows, seed)
+        return Fit(program, rows, algorithm, posterior, status, history, scores, seed, seconds, state)
+
+    @property
+    def model(self) -> LatentModel:
+        """The fitted model: a private copy, with trained networks."""
+        return self.program.model
+
+    @property
+    def schema(self) -> Schema:
+        """What new rows have to look like."""
+        return self.rows.schema
+
+    @property
+    def point(self) -> dict[str, Tensor]:
+        """One value for each global, constrained: the estimate of EM, the median of the guide of SVI."""
+        return {name: value.detach() for name, value in self.globals.point.items()}
+
+    @property
+    def exact(self) -> bool:
+        """Whether log-likelihoods are exact marginals (no continuous locals), not lower bounds."""
+        return not self.program.roles.continuous
+
+    @property
+    def log_likelihood(self) -> float:
+        """Σ wₙ log p(xₙ) at the point, nats, locals removed; a lower bound where there are continuous locals."""
+        return float((self.rows.weights.to(self.program.dtype) * self.row_log_likelihood).sum())
+
+    @property
+    def free_parameters(self) -> int:
+        """Degrees of freedom of the globals (simplexes count one less than their length) and network weights."""
+        weights = sum(p.numel() for m in self.program.modules.values() for p in m.parameters() if p.requires_grad)
+        return self.program.space.size + weights
+
+    @property
+    def bic(self) -> float:
+        """−2 log L + df log n (Schwarz 1978), n the total weight of the rows, steps for sequences; smaller is better."""
+        return -2 * self.log_likelihood + self.free_parameters * float(np.log(self._size()))
+
+    @property
+    def aic(self) -> float:
+        """−2 log L + 2 df (Akaike 1974); smaller is better."""
+        return -2 * self.log_likelihood + 2 * self.free_parameters
+
+    def _size(self) -> float:
+        weights = self.rows.weights
+        return float(weights.sum() if self.rows.lengths is None else (weights * self.rows.lengths).sum())
+
+    def latent(self, data: Any = None, *, batch_size: int | None = None) -> LatentPosterior:
+        """The belief over the local latents of each row, at the point.
+
+        Args:
+            data: new rows; the rows of the fit by default.
+            batch_size: rows at a time; None: all in one batch.
+
+        Raises:
+            ShapeError: rows that do not look like those of the fit.
+        """
+        rows = self.rows if data is None else self.conform(data)
+        found: dict[str, list] = {}
+        for batch in rows.batches(batch_size, shuffle=False, dtype=self.program.dtype):
+            for name, belief in self.program.beliefs(self.point, batch, derive(self.seed, 6)).items():
+                found.setdefault(name, []).append(belief)
+        return LatentPosterior(found, tuple(rows.names), rows.lengths)
+
+    def score_rows(self, data: Any = None) -> Tensor:
+        """Marginal log-likelihood of each row at the point ``[N]``, nats (an ELBO with continuous locals)."""
+        if data is None:
+            return self.row_log_likelihood
+        return row_scores(self.program, self.point, self.conform(data), self.seed)
+
+    def conform(self, data: Any) -> Rows:
+        """New data as rows like those of the fit, checked."""
+        rows = Rows.of(data)
+        prepare = getattr(self.model, "prepare", None)
+        if prepare is not None:
+            rows = prepare(rows)
+        if rows.observed is not None:
+            raise MissingDataError(
+                given="rows with missing entries",
+                needed="complete rows",
+                remedy="drop or impute the rows with NaN",
+            )
+        self.schema.check(rows)
+        return rows
+
+    def explain(self) -> str:
+        """How each global was maximised: a table of global, where it enters, rule.
+
+        Raises:
+            KindError: the fit was not made by EM.
+        """
+        plan = getattr(self.state, "plan", None)
+        if plan is None:
+            raise KindError(
+                given=f"a fit by {type(self.algorithm).__name__}",
+                needed="a fit by EM in this process",
+                remedy="call explain() on the fit that lv.fit(model, data, lv.EM()) returned",
+            )
+        lines = [("global", "enters", "rule")] + [
+            (rule.name, rule.enters, rule.reason if rule.closed else f"L-BFGS on Q: {rule.reason}")
+            for rule in plan.rules
+        ]
+        widths = [max(len(line[k]) for line in lines) for k in range(2)]
+        return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in lines)
+
+    def __str__(self) -> str:
+        kind = "log-likelihood" if self.exact else "log-likelihood (ELBO)"
+        size = float(self.rows.weights.sum())
+        lines = [
+            f"Fit of {type(self.model).__name__} by {type(self.algorithm).__name__}: {self.status.value}",
+            f"  rows {len(self.rows)}, passes {len(self.history)}, {self.seconds:.2f} s, seed {self.seed}",
+            f"  {kind} {self.log_likelihood:.4f} nats ({self.log_likelihood / size:.6f} per row), "
+            f"free parameters {self.free_parameters}, BIC {self.bic:.3f}",
+        ]
+        return "\n".join(lines)
+
+
+def from_point(model: LatentModel, data: Any, point: Mapping[str, Any], *, seed: int = 0) -> Fit:
+    """A fit at given parameters, without fitting: every readout of a fit works on it.
+
+    Args:
+        model: the model.
+        data: rows.
+        point: constrained values of all globals.
+        seed: of draws made later.
+    """
+    from latentvars.inference.engine import bind
+    from latentvars.inference.starting import starting_point
+
+    _, rows, program = bind(model, data)
+    values = starting_point(program, rows, seed, point)
+    return Fit.of(program, rows, None, PointMass(values), status=Status.GIVEN, history=np.zeros(0), seed=seed)
+
+
+def row_scores(program: Program, values: Mapping[str, Tensor], rows: Rows, seed: int) -> Tensor:
+    """The score of every row, in batches, ``[N]``, nats."""
+    parts = []
+    with torch.no_grad():
+        size = READ_ROWS if rows.lengths is None else None
+        for position, batch in enumerate(rows.batches(size, shuffle=False, dtype=program.dtype)):
+            parts.append(program.score(values, batch, derive(seed, 7, position)).rows)
+    scores = torch.cat(parts)
+    if not bool(scores.isfinite().all()):
+        bad = (~scores.isfinite()).nonzero().flatten()[:5].tolist()
+        raise NumericalError(
+            given=f"a non-finite log-likelihood on rows {bad}",
+            needed="finite values at every row",
+            remedy="check these rows against the support of the model",
+        )
+    return scores

@@ -1,0 +1,238 @@
+"""Variational distributions over the globals, as modules over one flat unconstrained vector."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from latentvars.errors import ModelError, SettingError
+from latentvars.program import GlobalSpace
+from latentvars.program.scope import surroundings
+
+LOG_TWO_PI = math.log(2 * math.pi)
+
+
+class GlobalDraw(NamedTuple):
+    """One draw of the globals.
+
+    Attributes:
+        values: constrained.
+        log_q: log density of the constrained values, nats; zero for a point mass.
+    """
+
+    values: dict[str, Tensor]
+    log_q: Tensor
+
+
+class GlobalGuide(nn.Module, ABC):
+    """q(globals), reparameterised."""
+
+    @abstractmethod
+    def draw(self) -> GlobalDraw:
+        """One draw from torch's current generator."""
+
+    @abstractmethod
+    def point(self) -> dict[str, Tensor]:
+        """The median of q, constrained."""
+
+
+class Guide(Protocol):
+    """Hyper-parameters of a guide for the globals."""
+
+    def build(self, space: GlobalSpace, start: Mapping[str, Tensor], dtype: torch.dtype) -> GlobalGuide: ...
+
+
+@dataclass(frozen=True)
+class MeanField:
+    """Independent normals on the unconstrained scale (Kucukelbir et al. 2017).
+
+    Attributes:
+        scale: initial standard deviation.
+    """
+
+    scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+
+    def build(self, space: GlobalSpace, start: Mapping[str, Tensor], dtype: torch.dtype) -> GlobalGuide:
+        return NormalGuide(space, start, dtype, diagonal=self.scale, rank=0)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A normal whose covariance is diagonal plus ``rank`` outer products, on the unconstrained scale."""
+
+    rank: int = 5
+    scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+        if self.rank < 1:
+            raise SettingError(f"rank={self.rank}", "a rank of at least 1", "use MeanField() for a diagonal covariance")
+
+    def build(self, space: GlobalSpace, start: Mapping[str, Tensor], dtype: torch.dtype) -> GlobalGuide:
+        return NormalGuide(space, start, dtype, diagonal=self.scale, rank=min(self.rank, space.size))
+
+
+@dataclass(frozen=True)
+class FullRank:
+    """A multivariate normal on the unconstrained scale (Kucukelbir et al. 2017, section 2.4)."""
+
+    scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+
+    def build(self, space: GlobalSpace, start: Mapping[str, Tensor], dtype: torch.dtype) -> GlobalGuide:
+        return TriangularGuide(space, start, dtype, diagonal=self.scale)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A point: SVI then finds the posterior mode in the constrained parametrisation, as EM does."""
+
+    def build(self, space: GlobalSpace, start: Mapping[str, Tensor], dtype: torch.dtype) -> GlobalGuide:
+        return PointGuide(space, start, dtype)
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A user's own Pyro guide for the globals.
+
+    Attributes:
+        guide: a function, or an ``nn.Module`` whose parameters are trained; samples every global by its name
+            (constrained values) with reparameterised distributions.
+    """
+
+    guide: Callable[[], Any]
+
+    def build(self, space: GlobalSpace, start: Mapping[str, Tensor], dtype: torch.dtype) -> GlobalGuide:
+        return PyroGuide(space, dtype, self.guide)
+
+
+def _check_scale(scale: float) -> None:
+    if not scale > 0:
+        raise SettingError(f"scale={scale}", "a positive initial standard deviation", "write scale=0.1")
+
+
+class NormalGuide(GlobalGuide):
+    """loc + exp(log_scale) · ε (+ factor · η): mean field, or low rank plus diagonal."""
+
+    def __init__(
+        self, space: GlobalSpace, start: Mapping[str, Tensor], dtype: torch.dtype, *, diagonal: float, rank: int
+    ) -> None:
+        super().__init__()
+        self.space, self.rank = space, rank
+        loc = space.unconstrain(start).to(dtype)
+        self.loc = nn.Parameter(loc.clone())
+        self.log_scale = nn.Parameter(torch.full_like(loc, math.log(diagonal)))
+        size = loc.shape[0]
+        spread = torch.linspace(-1, 1, size * rank, dtype=dtype).sin() if rank else torch.zeros(0, dtype=dtype)
+        self.factor = nn.Parameter(0.1 * diagonal * spread.reshape(size, rank))
+
+    def _distribution(self) -> torch.distributions.Distribution:
+        scale = self.log_scale.exp()
+        if self.rank:
+            return torch.distributions.LowRankMultivariateNormal(self.loc, self.factor, scale.square())
+        return torch.distributions.Independent(torch.distributions.Normal(self.loc, scale), 1)
+
+    def draw(self) -> GlobalDraw:
+        q = self._distribution()
+        free = q.rsample()
+        values, log_jacobian = self.space.constrain(free)
+        return GlobalDraw(values, q.log_prob(free) - log_jacobian)
+
+    def point(self) -> dict[str, Tensor]:
+        return self.space.constrain(self.loc.detach())[0]
+
+
+class TriangularGuide(GlobalGuide):
+    """loc + L ε with a lower-triangular L."""
+
+    def __init__(self, space: GlobalSpace, start: Mapping[str, Tensor], dtype: torch.dtype, *, diagonal: float) -> None:
+        super().__init__()
+        self.space = space
+        loc = space.unconstrain(start).to(dtype)
+        self.loc = nn.Parameter(loc.clone())
+        self.log_scale = nn.Parameter(torch.full_like(loc, math.log(diagonal)))
+        self.below = nn.Parameter(torch.zeros(loc.shape[0], loc.shape[0], dtype=dtype))
+
+    def draw(self) -> GlobalDraw:
+        factor = torch.diag_embed(self.log_scale.exp()) + self.below.tril(-1)
+        noise = torch.randn_like(self.loc)
+        values, log_jacobian = self.space.constrain(self.loc + factor @ noise)
+        log_q = -0.5 * (noise.square() + LOG_TWO_PI).sum() - self.log_scale.sum()
+        return GlobalDraw(values, log_q - log_jacobian)
+
+    def point(self) -> dict[str, Tensor]:
+        return self.space.constrain(self.loc.detach())[0]
+
+
+class PointGuide(GlobalGuide):
+    """A point mass."""
+
+    def __init__(self, space: GlobalSpace, start: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.space = space
+        self.loc = nn.Parameter(space.unconstrain(start).to(dtype).clone())
+
+    def draw(self) -> GlobalDraw:
+        return GlobalDraw(self.space.constrain(self.loc)[0], self.loc.new_zeros(()))
+
+    def point(self) -> dict[str, Tensor]:
+        return self.space.constrain(self.loc.detach())[0]
+
+
+class PyroGuide(GlobalGuide):
+    """A user's Pyro guide for the globals."""
+
+    def __init__(self, space: GlobalSpace, dtype: torch.dtype, guide: Callable[[], Any]) -> None:
+        super().__init__()
+        self.space, self.dtype, self.guide = space, dtype, guide
+        self._check()
+
+    def _trace(self) -> Any:
+        with pyro.get_param_store().scope(), surroundings(self.dtype):
+            return poutine.trace(self.guide).get_trace()
+
+    def _check(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            trace = self._trace()
+        sites = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+        if set(sites) != set(self.space.names):
+            raise ModelError(
+                given=f"the guide for the globals samples {sorted(sites)}",
+                needed=f"exactly the globals {sorted(self.space.names)}",
+                remedy="sample each global once, under its name in the model",
+            )
+        for name, site in sites.items():
+            if site["value"].shape != self.space[name].shape or not site["fn"].has_rsample:
+                raise ModelError(
+                    given=f"the guide draws {name!r} of shape {list(site['value'].shape)} "
+                    f"from {type(site['fn']).__name__}",
+                    needed=f"a reparameterised distribution over shape {list(self.space[name].shape)}",
+                    remedy="use .to_event() and a distribution with rsample",
+                )
+
+    def draw(self) -> GlobalDraw:
+        trace = self._trace()
+        log_q = torch.stack(
+            [trace.nodes[name]["fn"].log_prob(trace.nodes[name]["value"]).sum() for name in self.space.names]
+        ).sum()
+        return GlobalDraw({name: trace.nodes[name]["value"] for name in self.space.names}, log_q)
+
+    def point(self) -> dict[str, Tensor]:
+        """The image of the mean of draws on the unconstrained scale (a user's guide has no known median)."""
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            free = torch.stack([self.space.unconstrain(self.draw().values) for _ in range(1_000)])
+        return self.space.constrain(free.mean(0))[0]

@@ -1,0 +1,82 @@
+"""Where a run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from latentvars.distributions.bijection import bijection
+from latentvars.errors import ModelError, NameUnknownError
+from latentvars.program import Program
+from latentvars.randomness import derive, generator
+from latentvars.rows import Rows
+
+CANDIDATES = 10
+SCORED_ROWS = 2_000
+
+
+def starting_point(
+    program: Program, rows: Rows, seed: int, start: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Starting values of all globals: the user's, else the model's ``initial``, else the best of ten prior draws.
+
+    Args:
+        program: the model.
+        rows: all data.
+        seed: seed of the run.
+        start: constrained values of some or all globals.
+
+    Raises:
+        NameUnknownError: ``start`` names a site that is no global.
+        ModelError: a value of the wrong shape or outside its support.
+    """
+    given = {name: torch.as_tensor(value, dtype=program.dtype) for name, value in (start or {}).items()}
+    proposed: dict[str, Tensor] = {}
+    initial = getattr(program.model, "initial", None)
+    if initial is not None and set(given) < set(program.space.names):
+        proposed = {name: value.to(program.dtype) for name, value in initial(rows, generator(seed, 1)).items()}
+    values = {**proposed, **given}
+    for name in values:
+        if name not in program.space.names:
+            raise NameUnknownError(
+                given=f"a starting value for {name!r}",
+                needed=f"names of globals: {list(program.space.names)}",
+                remedy="correct the name in start= or in the model's initial()",
+            )
+    if set(values) != set(program.space.names):
+        values = {**_best_prior_draw(program, rows, seed, values), **values}
+    for name, value in values.items():
+        _check_start(program, name, value)
+    return {name: values[name].detach().clone().contiguous() for name in program.space.names}
+
+
+def _best_prior_draw(program: Program, rows: Rows, seed: int, fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The prior draw with the highest score on (at most 2,000 of) the rows."""
+    batch = rows.batch(torch.arange(min(len(rows), SCORED_ROWS)), dtype=program.dtype)
+    candidates = [{**program.prior_draw(derive(seed, 2, k)), **fixed} for k in range(CANDIDATES)]
+    scores = []
+    for k, values in enumerate(candidates):
+        with torch.no_grad():
+            score = program.score(values, batch, derive(seed, 3, k))
+        total = float(score.prior + (score.rows * batch.weights).sum())
+        scores.append(total if total == total else -float("inf"))
+    return candidates[scores.index(max(scores))]
+
+
+def _check_start(program: Program, name: str, value: Tensor) -> None:
+    site = program.space[name]
+    if value.shape != site.shape:
+        raise ModelError(
+            given=f"a starting value of shape {list(value.shape)} for {name!r}",
+            needed=f"shape {list(site.shape)}",
+            remedy="correct start= or the model's initial()",
+        )
+    inside = bool(site.support.check(value).all()) and bool(bijection(site.support).inv(value).isfinite().all())
+    if not inside:
+        raise ModelError(
+            given=f"a starting value for {name!r} outside its support, or on its edge: {value.flatten()[:5].tolist()}",
+            needed=f"values inside {site.support}",
+            remedy="correct start= or the model's initial()",
+        )

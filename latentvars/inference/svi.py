@@ -1,0 +1,193 @@
+"""Stochastic variational inference, maximum likelihood by gradients included."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from latentvars.errors import SettingError, SupportError
+from latentvars.inference.algorithm import Problem
+from latentvars.inference.guides import Delta, GlobalGuide, Guide, MeanField
+from latentvars.inference.posteriors import PointMass, Variational
+from latentvars.inference.stopping import Plateau, Status, StopRule
+from latentvars.program import Bound, Program, model_parameters
+from latentvars.randomness import derive, seeded
+from latentvars.rows import Batch, Rows
+
+FULL_BATCH_ROWS = 1_024
+BATCH_ROWS = 256
+
+Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Schedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+
+
+@dataclass
+class SVIState:
+    """Everything that training changes: the guide, the networks (in the program's model), the optimiser."""
+
+    program: Program
+    guide: GlobalGuide
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer | None
+    schedule: torch.optim.lr_scheduler.LRScheduler | None
+    seed: int
+    rows: int
+    updates_per_pass: int
+    updates: int = 0
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What a batch contributes: objective and gradient, not yet scaled to all rows.
+
+    Attributes:
+        objective: Σ wₙ rows[n] + (n/N)(log prior − log q) over the batch, nats.
+        gradients: with respect to each parameter; None where it has no part in the objective.
+        rows: number of rows, n.
+    """
+
+    objective: float
+    gradients: tuple[Tensor | None, ...]
+    rows: int
+
+    def __add__(self, other: Gradient) -> Gradient:
+        gradients = tuple(
+            b if a is None else a if b is None else a + b for a, b in zip(self.gradients, other.gradients, strict=True)
+        )
+        return Gradient(self.objective + other.objective, gradients, self.rows + other.rows)
+
+
+@dataclass(frozen=True)
+class SVI:
+    """Maximise E_q[prior + (N/B) Σ wₙ rows[n]] − E_q[log q(globals)] (Hoffman et al. 2013; Kingma & Welling 2014).
+
+    Discrete locals are summed out exactly, continuous ones are drawn by the model's guide, globals by ``guide``;
+    all draws are reparameterised. The optimiser sees the gradient of the objective *per row*.
+
+    Attributes:
+        passes: most passes over the data.
+        optimizer: a torch factory, parameters → optimiser.
+        schedule: a torch factory, optimiser → learning-rate schedule, stepped after each update.
+        guide: q(globals): ``MeanField()``, ``FullRank()``, ``LowRank(rank)``, ``Delta()`` or ``Custom(guide)``.
+        batch_size: rows per batch; None: all rows up to 1,024, else 256.
+        batches_per_step: batches accumulated for one update.
+        particles: draws per row and update.
+        importance: the importance-weighted bound of ``particles`` draws (IWAE) instead of the ELBO.
+        kl_weight: multiplies KL(q ‖ p) of the continuous locals (β-VAE).
+        kl_warmup: passes over which that weight grows linearly from 0.
+        clip: largest norm of the gradient per row; None: no limit.
+        stop: when it has converged.
+    """
+
+    passes: int = 1_000
+    optimizer: Optimizer = functools.partial(torch.optim.Adam, lr=0.01)
+    schedule: Schedule | None = None
+    guide: Guide = field(default_factory=MeanField)
+    batch_size: int | None = None
+    batches_per_step: int = 1
+    particles: int = 1
+    importance: bool = False
+    kl_weight: float = 1.0
+    kl_warmup: int = 0
+    clip: float | None = None
+    stop: StopRule = field(default_factory=Plateau)
+
+    def __post_init__(self) -> None:
+        for name, least in (("passes", 0), ("batches_per_step", 1), ("particles", 1), ("kl_warmup", 0)):
+            if getattr(self, name) < least:
+                raise SettingError(f"{name}={getattr(self, name)}", f"at least {least}", f"raise {name}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise SettingError(f"batch_size={self.batch_size}", "at least 1 row", "write SVI(batch_size=256)")
+        if self.importance and self.particles < 2:
+            raise SettingError("importance=True with one particle", "several draws", "write SVI(particles=10)")
+        if self.kl_weight < 0:
+            raise SettingError(f"kl_weight={self.kl_weight}", "a weight of at least 0", "write SVI(kl_weight=1.0)")
+
+    def rows_per_batch(self, rows: Rows) -> int | None:
+        if self.batch_size is not None:
+            return self.batch_size
+        return None if len(rows) <= FULL_BATCH_ROWS else BATCH_ROWS
+
+    def batches_per_update(self, rows: Rows) -> int:
+        return self.batches_per_step
+
+    def shuffles(self) -> bool:
+        return True
+
+    def ended(self, history: Sequence[float], seconds: float) -> Status | None:
+        """The rule sees only passes after the warm-up, in which the objective changes by itself."""
+        return self.stop(history[self.kl_warmup :], seconds)
+
+    def init(self, problem: Problem) -> SVIState:
+        """Build the guide at the start values, and the optimiser.
+
+        Raises:
+            SupportError: nothing to train.
+        """
+        program = problem.program
+        guide = self.guide.build(program.space, problem.start, program.dtype)
+        named = {f"guide.{name}": p for name, p in guide.named_parameters() if p.requires_grad}
+        parameters = {**named, **model_parameters(program.model)}
+        trained = {name: p for name, p in parameters.items() if p.numel()}
+        if not trained:
+            raise SupportError(
+                given="a model without globals and without trainable weights",
+                needed="something to fit",
+                remedy="use lv.from_point(model, data, {}) to read its posterior",
+            )
+        optimizer = self.optimizer(list(trained.values()))
+        schedule = self.schedule(optimizer) if self.schedule else None
+        size = self.rows_per_batch(problem.rows) or len(problem.rows)
+        updates = math.ceil(math.ceil(len(problem.rows) / size) / self.batches_per_step)
+        return SVIState(program, guide, trained, optimizer, schedule, problem.seed, len(problem.rows), updates)
+
+    def contribution(self, state: SVIState, batch: Batch, position: int) -> Gradient:
+        """Objective and gradient of one batch; batches of one update share their draw of the globals."""
+        objective = self._objective(state, batch, position)
+        parameters = list(state.parameters.values())
+        gradients = torch.autograd.grad(objective, parameters, allow_unused=True)
+        return Gradient(float(objective.detach()), gradients, len(batch))
+
+    def update(self, state: SVIState, total: Gradient) -> SVIState:
+        """One step of the optimiser."""
+        assert state.optimizer is not None
+        for parameter, gradient in zip(state.parameters.values(), total.gradients, strict=True):
+            parameter.grad = None if gradient is None else -gradient / total.rows
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(list(state.parameters.values()), self.clip)
+        state.optimizer.step()
+        if state.schedule is not None:
+            state.schedule.step()
+        state.updates += 1
+        return state
+
+    def posterior(self, state: SVIState) -> Variational | PointMass:
+        if isinstance(self.guide, Delta) or not state.program.space.size:
+            return PointMass({name: value.detach() for name, value in state.guide.point().items()})
+        return Variational(state.guide)
+
+    def _objective(self, state: SVIState, batch: Batch, position: int) -> Tensor:
+        """Σ wₙ rows[n] + (n/N)(log prior − log q), averaged over particles."""
+        draws = 1 if self.importance else self.particles
+        particles = self.particles if self.importance else 1
+        bound = Bound(particles, self.importance, self._kl_weight(state), analytic=not self.importance)
+        share = len(batch) / state.rows
+        parts = []
+        for particle in range(draws):
+            with seeded(derive(state.seed, 8, state.updates, particle)):
+                drawn = state.guide.draw()
+            noise = derive(state.seed, 9, state.updates, particle, position)
+            score = state.program.score(drawn.values, batch, noise, bound)
+            parts.append((batch.weights * score.rows).sum() + share * (score.prior - drawn.log_q))
+        return torch.stack(parts).mean()
+
+    def _kl_weight(self, state: SVIState) -> float:
+        if not self.kl_warmup:
+            return self.kl_weight
+        done = state.updates / (self.kl_warmup * state.updates_per_pass)
+        return self.kl_weight * min(1.0, done)

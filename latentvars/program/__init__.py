@@ -1,0 +1,18 @@
+"""Where Pyro's handlers live: roles of sites, score, E-step weights, unconstrained ↔ constrained."""
+
+from latentvars.program.globals import GlobalSite, GlobalSpace
+from latentvars.program.modules import model_modules, model_parameters, network_dtype
+from latentvars.program.program import Bound, Expectation, Program
+from latentvars.program.roles import Roles
+
+__all__ = [
+    "Bound",
+    "Expectation",
+    "GlobalSite",
+    "GlobalSpace",
+    "Program",
+    "Roles",
+    "model_modules",
+    "model_parameters",
+    "network_dtype",
+]

@@ -1,0 +1,31 @@
+"""Random numbers that repeat: every draw is a function of a seed and of what it is for, never of what ran before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def derive(seed: int, *purpose: int) -> int:
+    """A 63-bit seed for one purpose (step, batch, restart ...), independent of every other purpose."""
+    words = np.random.SeedSequence((int(seed), *map(int, purpose))).generate_state(2, np.uint32)
+    return (int(words[0]) << 31) ^ int(words[1])
+
+
+def generator(seed: int, *purpose: int) -> torch.Generator:
+    """A private torch generator for one purpose."""
+    return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+@contextmanager
+def seeded(seed: int, *purpose: int) -> Iterator[None]:
+    """Lend torch's global generator, from which Pyro's distributions draw, for one purpose; its state is given back."""
+    state = torch.get_rng_state()
+    try:
+        torch.manual_seed(derive(seed, *purpose))
+        yield
+    finally:
+        torch.set_rng_state(state)
