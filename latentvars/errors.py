@@ -13,8 +13,9 @@ class LatentVarsError(Exception):
         remedy: what to change, as an imperative sentence.
     """
 
-    def __init__(self, given: str, needed: str, remedy: str) -> None:
-        super().__init__(f"{given}\n  needed: {needed}\n  do: {remedy}")
+    def __init__(self, given: str, needed: str = "", remedy: str = "") -> None:
+        # Pyro's trace handler and pickle rebuild an error from its message alone
+        super().__init__(f"{given}\n  needed: {needed}\n  do: {remedy}" if needed else given)
         self.given, self.needed, self.remedy = given, needed, remedy
 
 

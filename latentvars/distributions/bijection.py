@@ -83,7 +83,7 @@ class CovarianceTransform(Transform):
         return CholeskyTransform()._inverse(torch.linalg.cholesky(y))
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """D log 2 + Σ_i (D − i + 2) log L_ii, i = 1 … D (Muirhead 1982, theorem 2.1.9, times that of exp), ``[...]``."""
+        """D log 2 + Σ_i (D − i + 2) log L_ii, i = 1 … D (Muirhead 1982, theorem 2.1.9; exp), ``[...]``."""
         diagonal = _log_diagonal(x)
         size = diagonal.shape[-1]
         powers = torch.arange(size + 1, 1, -1, dtype=x.dtype, device=x.device)

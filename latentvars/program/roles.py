@@ -93,8 +93,9 @@ def _sketch(model: LatentModel, batch: Batch, dtype: torch.dtype) -> Trace:
     with pyro.get_param_store().scope(), seeded(SKETCH_SEED), surroundings(dtype, validate=True), torch.no_grad():
         try:
             trace = poutine.trace(model.model).get_trace(batch)
-        except LatentVarsError:
-            raise
+        except LatentVarsError as error:
+            # Pyro's trace handler raises a copy whose message lists shapes
+            raise (error.__cause__ if isinstance(error.__cause__, LatentVarsError) else error) from None
         except Exception as error:
             raise ModelError(
                 given=f"{type(model).__name__}.model(rows) failed on {len(batch)} rows: {error}",

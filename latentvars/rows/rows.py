@@ -148,6 +148,14 @@ class Rows:
         shapes = {name: tuple(value.shape[1:]) for name, value in self.columns.items()}
         return Schema(shapes, self.lengths is not None, dict(self.features))
 
+    def as_sequence(self) -> Rows:
+        """All observations, in order, as the steps of one sequence of weight 1; sequences stay as they are."""
+        if self.lengths is not None:
+            return self
+        rows = object.__new__(Rows)
+        rows._set(self.columns, torch.tensor([self.steps]), row_weights(None, 1), self.features, range(1))
+        return rows
+
     def subset(self, index: Any) -> Rows:
         """The rows at ``index`` (positions, a slice or a boolean mask), in that order; repeats are allowed."""
         at = positions_of(index, len(self))
