@@ -150,8 +150,9 @@ def test_plain_data_are_one_sequence_and_sequences_stay_as_they_are() -> None:
     assert log_likelihood(model, point, Rows(REAL)) == log_likelihood(model, point, Rows(REAL, lengths=[80]))
     with pytest.raises(ShapeError, match="single observations"):
         Program.of(model, Rows(REAL))
-    with pytest.raises(DataError, match="one weight for each sequence"):
-        model.prepare(Rows(REAL, weights=np.arange(80.0)))
+    for weights in (np.arange(80.0), np.full(80, 2.0)):
+        with pytest.raises(DataError, match="one weight for each sequence"):
+            model.prepare(Rows(REAL, weights=weights))
 
 
 def test_feature_names_survive_and_reach_the_coords() -> None:

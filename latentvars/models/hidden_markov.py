@@ -131,9 +131,9 @@ class HiddenMarkov:
             DataError: values outside the support of the emission, or a weight for each step.
             MissingDataError: missing entries.
         """
-        if rows.lengths is None and bool((rows.weights != rows.weights[0]).any()):
+        if rows.lengths is None and bool((rows.weights != 1).any()):
             raise DataError(
-                given="weights that differ between the steps of one sequence",
+                given="weights of the single steps of one sequence",
                 needed="one weight for each sequence",
                 remedy="pass lengths or groups to Rows, and a weight for each sequence",
             )
