@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import torch
 from pyro.distributions import (
-    Bernoulli,
+    Bernoulli,  # pyright: ignore[reportAttributeAccessIssue]
     Beta,
     Binomial,
     Categorical,
     Dirichlet,
-    Exponential,
+    Exponential,  # pyright: ignore[reportAttributeAccessIssue]
     Gamma,
     Multinomial,
     OneHotCategorical,

@@ -17,8 +17,8 @@ from latentvars.contract import Factor
 def leaves(path: str, factor: Factor) -> Iterator[tuple[str, Factor]]:
     """Split a factor into its plain distributions.
 
-    Collapsed distributions are split by their ``factors``; ``to_event`` and masks are unwrapped, the event dimensions of
-    the former becoming batch dimensions of the value.
+    Collapsed distributions are split by their ``factors``; ``to_event`` and masks are unwrapped, the event dimensions
+    of the former becoming batch dimensions of the value.
     """
     fn = factor.fn
     if hasattr(fn, "factors"):

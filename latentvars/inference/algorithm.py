@@ -73,6 +73,11 @@ class Algorithm(Protocol):
         """Most passes over the data."""
         ...
 
+    @property
+    def restarts(self) -> int:
+        """Number of starts."""
+        ...
+
     def rows_per_batch(self, rows: Rows) -> int | None: ...
 
     def batches_per_update(self, rows: Rows) -> int: ...
@@ -81,6 +86,10 @@ class Algorithm(Protocol):
 
     def ended(self, history: Sequence[float], seconds: float) -> Status | None:
         """Whether the run is over, from the objective per row after each pass."""
+        ...
+
+    def reached(self, history: Sequence[float]) -> tuple[float, float]:
+        """The objective per row at the end of a run, and the difference below which two runs ended alike, nats."""
         ...
 
     def init(self, problem: Problem) -> Any:

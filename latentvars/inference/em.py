@@ -17,6 +17,7 @@ from latentvars.program import Program, model_parameters
 from latentvars.rows import Batch, Rows
 
 PLAN_ROWS = 1_000
+SAME_OPTIMUM = 1e-6
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,20 @@ class EM:
         batch_size: rows in memory at a time; the result does not depend on it. None: all.
         variance_floor: least variance of a normal in the closed-form M-steps, as a share of the variance of the data;
             without one the likelihood of a mixture is unbounded (Day 1969). 0: none.
+        restarts: number of starts; the best end is the fit, ``fit.optima`` tells where the others ended.
     """
 
     passes: int = 5_000
     stop: StopRule = field(default_factory=Tolerance)
     batch_size: int | None = None
     variance_floor: float = 1e-6
+    restarts: int = 1
 
     def __post_init__(self) -> None:
         if self.passes < 0:
             raise SettingError(f"passes={self.passes}", "0 or more passes", "write EM(passes=1000)")
+        if self.restarts < 1:
+            raise SettingError(f"restarts={self.restarts}", "at least 1 start", "write EM(restarts=20)")
         if self.batch_size is not None and self.batch_size < 1:
             raise SettingError(f"batch_size={self.batch_size}", "at least 1 row", "write EM(batch_size=10_000)")
 
@@ -77,6 +82,9 @@ class EM:
 
     def ended(self, history: Sequence[float], seconds: float) -> Status | None:
         return self.stop(history, seconds)
+
+    def reached(self, history: Sequence[float]) -> tuple[float, float]:
+        return history[-1], SAME_OPTIMUM * max(1.0, abs(history[-1]))
 
     def init(self, problem: Problem) -> EMState:
         """Plan the M-step.

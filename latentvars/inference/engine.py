@@ -15,8 +15,6 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from latentvars.contract import LatentModel
@@ -24,7 +22,8 @@ from latentvars.errors import MissingDataError, ModelError, NumericalError
 from latentvars.inference.algorithm import Algorithm, Problem
 from latentvars.inference.backend import Backend, Local
 from latentvars.inference.em import EM
-from latentvars.inference.fit import Fit
+from latentvars.inference.fit import Fit, prepared
+from latentvars.inference.optima import Optima
 from latentvars.inference.starting import starting_point
 from latentvars.inference.stopping import Status
 from latentvars.program import Program, model_modules
@@ -63,35 +62,70 @@ def fit(
         NumericalError: a non-finite objective, with the site and the batch.
     """
     algorithm = algorithm if algorithm is not None else EM()
-    trained, rows, program = bind(model, data) if resume is None else _again(resume, data)
-    del trained
-    if resume is None:
+    if resume is not None:
+        return _resumed(resume, data, algorithm, progress)
+    rows, program = bind(model, data)
+    _check_estimable(model, rows)
+    if algorithm.restarts == 1:
         values = starting_point(program, rows, seed, start)
         run = Run(algorithm, program, rows, seed, algorithm.init(Problem(program, rows, values, seed)))
-    else:
-        values = resume.point if resume.state is None else {}
-        state = resume.state or algorithm.init(Problem(program, rows, values, resume.seed))
-        run = Run(algorithm, program, rows, resume.seed, state, list(resume.history))
-    status, seconds = run.go(progress)
-    return Fit.of(
-        program,
-        rows,
-        algorithm,
-        algorithm.posterior(run.state),
-        status=status,
-        history=np.array(run.history),
-        seed=run.seed,
-        seconds=seconds,
-        state=run.state,
-    )
+        return run.go(progress).finished(None)
+    return _best_of_starts(model, rows, algorithm, seed, start, progress)
 
 
-def bind(model: LatentModel, data: Any) -> tuple[LatentModel, Rows, Program]:
-    """A private copy of the model, the checked rows, and the program of the two."""
-    rows = Rows.of(data)
-    prepare = getattr(model, "prepare", None)
-    if prepare is not None:
-        rows = prepare(rows)
+def _resumed(resume: Fit, data: Any, algorithm: Algorithm, progress: bool | None) -> Fit:
+    """Go on from the state of an earlier fit, or from its point where the state was not kept."""
+    rows = prepared(resume.model, data)
+    resume.schema.check(rows)
+    state = resume.state
+    if state is None:
+        state = algorithm.init(Problem(resume.program, rows, resume.point, resume.seed))
+    run = Run(algorithm, resume.program, rows, resume.seed, state, list(resume.history))
+    return run.go(progress).finished(resume.optima)
+
+
+def _best_of_starts(
+    model: LatentModel,
+    rows: Rows,
+    algorithm: Algorithm,
+    seed: int,
+    start: Mapping[str, Any] | None,
+    progress: bool | None,
+) -> Fit:
+    """Run every start to its end and keep the best; one that fails is counted, and an error only if all do.
+
+    The first start is that of a single run; the others draw new starting values for what ``start`` does not give.
+    """
+    best: Run | None = None
+    ends: list[float] = []
+    tolerance, failure = 0.0, None
+    for k in range(algorithm.restarts):
+        own = seed if k == 0 else derive(seed, 10, k)
+        program = bind(model, rows)[1]
+        try:
+            values = starting_point(program, rows, own, start)
+            state = algorithm.init(Problem(program, rows, values, own))
+            run = Run(algorithm, program, rows, own, state).go(progress)
+        except NumericalError as error:
+            failure = error
+            ends.append(float("nan"))
+            continue
+        end, noise = algorithm.reached(run.history) if run.history else (-np.inf, 0.0)
+        if best is None or end > np.nanmax(ends):
+            best, tolerance = run, noise
+        ends.append(end)
+        if run.status is Status.INTERRUPTED:
+            break
+    if best is None:
+        assert failure is not None
+        raise failure
+    best.seed = seed
+    return best.finished(Optima(tuple(ends), tolerance))
+
+
+def bind(model: LatentModel, data: Any) -> tuple[Rows, Program]:
+    """The checked rows, and the program of a private copy of the model."""
+    rows = prepared(model, data)
     if rows.observed is not None:
         missing = {name: int((~mask).sum()) for name, mask in rows.observed.items()}
         raise MissingDataError(
@@ -103,7 +137,7 @@ def bind(model: LatentModel, data: Any) -> tuple[LatentModel, Rows, Program]:
     start_networks = getattr(trained, "start_networks", None)
     if start_networks is not None:
         start_networks(rows)
-    return trained, rows, Program.of(trained, rows)
+    return rows, Program.of(trained, rows)
 
 
 def _copied(model: LatentModel) -> LatentModel:
@@ -117,12 +151,11 @@ def _copied(model: LatentModel) -> LatentModel:
         ) from error
 
 
-def _again(resume: Fit, data: Any) -> tuple[LatentModel, Rows, Program]:
-    rows = Rows.of(data)
-    prepare = getattr(resume.model, "prepare", None)
-    rows = prepare(rows) if prepare is not None else rows
-    resume.schema.check(rows)
-    return resume.model, rows, resume.program
+def _check_estimable(model: LatentModel, rows: Rows) -> None:
+    """The model's own objections to these rows, where it has a ``check``."""
+    check = getattr(model, "check", None)
+    if check is not None:
+        check(rows)
 
 
 @dataclass
@@ -136,11 +169,27 @@ class Run:
     state: Any
     history: list[float] = field(default_factory=list)
     backend: Backend = field(default_factory=Local)
+    status: Status = Status.LIMIT
+    seconds: float = 0.0
 
-    def go(self, progress: bool | None) -> tuple[Status, float]:
+    def finished(self, optima: Optima | None) -> Fit:
+        """The fit of this run."""
+        return Fit.of(
+            self.program,
+            self.rows,
+            self.algorithm,
+            self.algorithm.posterior(self.state),
+            status=self.status,
+            history=np.array(self.history),
+            seed=self.seed,
+            seconds=self.seconds,
+            state=self.state,
+            optima=optima,
+        )
+
+    def go(self, progress: bool | None) -> Run:
         """Passes over the data until a rule says stop."""
         began = time.monotonic()
-        status = Status.LIMIT
         weight = float(self.rows.weights.sum())
         _train(self.program, True)
         hidden = None if progress is None else not progress
@@ -148,17 +197,18 @@ class Run:
             for epoch in range(len(self.history), self.algorithm.passes):
                 objective = self._pass(epoch, interrupted)
                 if interrupted.asked:
-                    status = Status.INTERRUPTED
+                    self.status = Status.INTERRUPTED
                     break
                 self.history.append(objective / weight)
                 bar.set_postfix_str(f"{self.history[-1]:.6f} nats/row", refresh=False)
                 bar.update()
                 ended = self.algorithm.ended(self.history, time.monotonic() - began)
                 if ended is not None:
-                    status = ended
+                    self.status = ended
                     break
         _train(self.program, False)
-        return status, time.monotonic() - began
+        self.seconds = time.monotonic() - began
+        return self
 
     def _passes_left(self) -> int:
         return max(0, self.algorithm.passes - len(self.history))
@@ -231,8 +281,3 @@ class Interruption:
     def __exit__(self, *_: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
-
-
-def as_tensors(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Values as tensors of one precision."""
-    return {name: torch.as_tensor(value, dtype=dtype) for name, value in values.items()}

@@ -37,6 +37,7 @@ from latentvars.rows import Batch
 
 PROBE_SEEDS = (31_337, 27_644)
 LBFGS_STEPS = 100
+EDGE = 60.0  # where a value on the edge of its support is put on the unconstrained scale
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Rule:
         reason: why there is no closed form, else the name of the closed form.
         prior: the conjugate prior without wrappers; None where it is flat, or depends on other globals.
         hierarchical: whether the prior depends on other globals and is read anew at each M-step.
+        possible: whether there is anything to maximise (not so for a simplex of one category).
     """
 
     name: str
@@ -81,6 +83,7 @@ class Rule:
     reason: str
     prior: TorchDistribution | None = None
     hierarchical: bool = False
+    possible: bool = True
 
     @property
     def closed(self) -> bool:
@@ -105,7 +108,7 @@ class Plan:
 
     @property
     def numeric(self) -> tuple[str, ...]:
-        return tuple(rule.name for rule in self.rules if not rule.closed)
+        return tuple(rule.name for rule in self.rules if not rule.closed and rule.possible)
 
 
 @dataclass(frozen=True)
@@ -327,6 +330,8 @@ def _rule(program: Program, name: str, entries: list, values: dict[str, Tensor])
     def numeric(reason: str) -> Rule:
         return Rule(name, enters, None, "", reason)
 
+    if not program.space[name].free:
+        return Rule(name, enters, None, "", "has one possible value", possible=False)
     if not entries:
         return numeric("enters no factor of the rows")
     if above:
@@ -398,7 +403,8 @@ def _numeric(program: Program, plan: Plan, current: dict[str, Tensor], total: Ex
         value = float(objective.detach())
         return (-value, -gradient.double().numpy()) if np.isfinite(value) else (np.inf, np.zeros_like(free))
 
-    start = space.unconstrain({name: current[name] for name in space.names}).double().numpy()
+    free = space.unconstrain({name: current[name] for name in space.names}).double()
+    start = free.nan_to_num().clamp(-EDGE, EDGE).numpy()
     before, _ = negative(start)
     options = {"maxiter": LBFGS_STEPS, "ftol": 1e-15, "gtol": 1e-9}
     found = minimize(negative, start, jac=True, method="L-BFGS-B", options=options)

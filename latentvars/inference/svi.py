@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from latentvars.errors import SettingError, SupportError
+from latentvars.errors import ModelError, SettingError, SupportError
 from latentvars.inference.algorithm import Problem
 from latentvars.inference.guides import Delta, GlobalGuide, Guide, MeanField
 from latentvars.inference.posteriors import PointMass, Variational
 from latentvars.inference.stopping import Plateau, Status, StopRule
-from latentvars.program import Bound, Program, model_parameters
+from latentvars.program import Bound, GlobalSpace, Program, model_parameters
 from latentvars.randomness import derive, seeded
 from latentvars.rows import Batch, Rows
 
 FULL_BATCH_ROWS = 1_024
 BATCH_ROWS = 256
+LAST_PASSES = 50
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Schedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+
+
+def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam with a learning rate of 0.01 (Kingma & Ba 2015), the default."""
+    return torch.optim.Adam(parameters, lr=0.01)
 
 
 @dataclass
@@ -82,10 +87,11 @@ class SVI:
         kl_warmup: passes over which that weight grows linearly from 0.
         clip: largest norm of the gradient per row; None: no limit.
         stop: when it has converged.
+        restarts: number of starts of the globals; the best end is the fit.
     """
 
     passes: int = 1_000
-    optimizer: Optimizer = functools.partial(torch.optim.Adam, lr=0.01)
+    optimizer: Optimizer = adam
     schedule: Schedule | None = None
     guide: Guide = field(default_factory=MeanField)
     batch_size: int | None = None
@@ -96,9 +102,16 @@ class SVI:
     kl_warmup: int = 0
     clip: float | None = None
     stop: StopRule = field(default_factory=Plateau)
+    restarts: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("passes", 0), ("batches_per_step", 1), ("particles", 1), ("kl_warmup", 0)):
+        for name, least in (
+            ("passes", 0),
+            ("restarts", 1),
+            ("batches_per_step", 1),
+            ("particles", 1),
+            ("kl_warmup", 0),
+        ):
             if getattr(self, name) < least:
                 raise SettingError(f"{name}={getattr(self, name)}", f"at least {least}", f"raise {name}")
         if self.batch_size is not None and self.batch_size < 1:
@@ -123,13 +136,20 @@ class SVI:
         """The rule sees only passes after the warm-up, in which the objective changes by itself."""
         return self.stop(history[self.kl_warmup :], seconds)
 
+    def reached(self, history: Sequence[float]) -> tuple[float, float]:
+        """The mean of the last passes; ends within their noise count as alike."""
+        last = torch.tensor(history[-LAST_PASSES:], dtype=torch.float64)
+        return float(last.mean()), max(1e-3, 2 * float(last.std(correction=0)))
+
     def init(self, problem: Problem) -> SVIState:
         """Build the guide at the start values, and the optimiser.
 
         Raises:
             SupportError: nothing to train.
+        ModelError: a start on the edge of a support, from which no gradient leads away.
         """
         program = problem.program
+        _check_interior(program.space, problem.start)
         guide = self.guide.build(program.space, problem.start, program.dtype)
         named = {f"guide.{name}": p for name, p in guide.named_parameters() if p.requires_grad}
         parameters = {**named, **model_parameters(program.model)}
@@ -191,3 +211,13 @@ class SVI:
             return self.kl_weight
         done = state.updates / (self.kl_warmup * state.updates_per_pass)
         return self.kl_weight * min(1.0, done)
+
+
+def _check_interior(space: GlobalSpace, start: Mapping[str, Tensor]) -> None:
+    for site in space.sites:
+        if not bool(space.subset((site.name,)).unconstrain(start).isfinite().all()):
+            raise ModelError(
+                given=f"a start of {site.name!r} on the edge of its support: {start[site.name].flatten()[:5].tolist()}",
+                needed=f"values strictly inside {site.support}",
+                remedy="move zeros and bounds inwards in start=, or fit with lv.EM, which keeps zeros",
+            )

@@ -57,7 +57,7 @@ class LatentPosterior:
         return self._each(name, _std)
 
     def mode(self, name: str | None = None) -> Tensor:
-        """Most probable value: category ``[N]``, most probable path ``[N, T]`` of a chain (−1 beyond a row's length)."""
+        """Most probable value: category ``[N]``, or path ``[N, T]`` of a chain (−1 beyond a row's length)."""
         return self._each(name, _mode)
 
     def path(self, name: str | None = None) -> Tensor:
@@ -97,7 +97,7 @@ class LatentPosterior:
     def _name(self, name: str | None) -> str:
         if name is None and len(self.beliefs) == 1:
             return next(iter(self.beliefs))
-        if name not in self.beliefs:
+        if name is None or name not in self.beliefs:
             raise NameUnknownError(
                 given=f"the local site {name!r}",
                 needed=f"one of {list(self.beliefs)}",

@@ -61,7 +61,7 @@ def eliminate(terms: Iterable[Term], latents: dict[str, frozenset[str]], sizes: 
 
 
 def marginal(weight: Term, keep: Sequence[str]) -> Tensor:
-    """Sum a term over every axis that is not in ``keep``; axes of the result in the order of ``keep`` (those present)."""
+    """Sum a term over every axis that is not in ``keep``; the axes of the result stand in the order of ``keep``."""
     axes = [position for position, symbol in enumerate(weight.dims) if symbol not in keep]
     value = weight.value.sum(axes) if axes else weight.value
     left = [symbol for symbol in weight.dims if symbol in keep]

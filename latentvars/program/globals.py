@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Size, Tensor
@@ -74,8 +75,9 @@ class GlobalSpace:
         parts = []
         for site in self.sites:
             value = values[site.name]
-            free = site.transform.inv(value)
-            parts.append(free.reshape(value.shape[: value.dim() - len(site.shape)] + (site.free,)))
+            inverse: Any = site.transform.inv
+            free = inverse(value)
+            parts.append(free.reshape((*value.shape[: value.dim() - len(site.shape)], site.free)))
         return torch.cat(parts, -1) if parts else torch.zeros(0)
 
     def constrain(self, free: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -85,7 +87,7 @@ class GlobalSpace:
         lead = free.shape[:-1]
         for site, part in zip(self.sites, free.split([site.free for site in self.sites], -1), strict=True):
             part = part.reshape(lead + site.free_shape)
-            value = site.transform(part)
+            value: Any = site.transform(part)
             density = site.transform.log_abs_det_jacobian(part, value)
             log_jacobian = log_jacobian + density.reshape(*lead, -1).sum(-1)
             values[site.name] = value
