@@ -3,7 +3,9 @@
 from latentvars.inference.em import EM
 from latentvars.inference.engine import fit
 from latentvars.inference.fit import Fit, from_point
+from latentvars.inference.fitter import Fitter
 from latentvars.inference.guides import Custom, Delta, FullRank, LowRank, MeanField
+from latentvars.inference.online_em import OnlineEM
 from latentvars.inference.stopping import AnyOf, Never, Plateau, Status, TimeLimit, Tolerance
 from latentvars.inference.svi import SVI
 
@@ -14,10 +16,12 @@ __all__ = [
     "Custom",
     "Delta",
     "Fit",
+    "Fitter",
     "FullRank",
     "LowRank",
     "MeanField",
     "Never",
+    "OnlineEM",
     "Plateau",
     "Status",
     "TimeLimit",

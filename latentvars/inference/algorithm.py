@@ -84,7 +84,7 @@ class Algorithm(Protocol):
 
     def shuffles(self) -> bool: ...
 
-    def ended(self, history: Sequence[float], seconds: float) -> Status | None:
+    def ended(self, state: Any, history: Sequence[float], seconds: float) -> Status | None:
         """Whether the run is over, from the objective per row after each pass."""
         ...
 
@@ -98,6 +98,10 @@ class Algorithm(Protocol):
 
     def contribution(self, state: Any, batch: Batch, position: int) -> Any:
         """The additive share of one batch; ``position`` counts the batches of one update."""
+        ...
+
+    def objective(self, state: Any, total: Any) -> float:
+        """What is recorded in the history for an update, nats."""
         ...
 
     def update(self, state: Any, total: Any) -> Any:

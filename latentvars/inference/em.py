@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from latentvars.errors import NumericalError, SettingError, SupportError
+from latentvars.inference.acceleration import Trial
 from latentvars.inference.algorithm import Problem
-from latentvars.inference.m_step import Expected, Plan, expected, make_plan, maximise
+from latentvars.inference.m_step import Expected, Plan, expected, lowering, make_plan, maximise
 from latentvars.inference.posteriors import PointMass
 from latentvars.inference.stopping import Status, StopRule, Tolerance
 from latentvars.program import Program, model_parameters
@@ -18,6 +19,7 @@ from latentvars.rows import Batch, Rows
 
 PLAN_ROWS = 1_000
 SAME_OPTIMUM = 1e-6
+DECREASE = 1e-8  # relative fall of the objective that rounding explains
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,21 @@ class EMState:
     Attributes:
         program, plan: the model and its M-step.
         values: constrained globals.
+        objective: highest objective seen, nats.
         updates: how many M-steps were done.
+        change: largest relative change of a global in the last update.
+        last: the globals before the last update and its expected statistics, to tell who lowered the objective.
+        trial: progress of the acceleration; None where there is none.
     """
 
     program: Program
     plan: Plan
     values: Mapping[str, Tensor]
+    objective: float = -math.inf
     updates: int = 0
+    change: float = math.inf
+    last: tuple[Mapping[str, Tensor], Expected] | None = None
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True)
@@ -46,30 +56,28 @@ class EM:
     Attributes:
         passes: most passes over the data.
         stop: when it has converged.
+        parameter_tolerance: also wait until no global changes by more than this share in an update; None: do not.
         batch_size: rows in memory at a time; the result does not depend on it. None: all.
         variance_floor: least variance of a normal in the closed-form M-steps, as a share of the variance of the data;
             without one the likelihood of a mixture is unbounded (Day 1969). 0: none.
+        accelerate: SQUAREM extrapolation (Varadhan & Roland 2008, scheme S3): the same optimum in fewer passes.
         restarts: number of starts; the best end is the fit, ``fit.optima`` tells where the others ended.
     """
 
     passes: int = 5_000
     stop: StopRule = field(default_factory=Tolerance)
+    parameter_tolerance: float | None = None
     batch_size: int | None = None
     variance_floor: float = 1e-6
+    accelerate: bool = False
     restarts: int = 1
 
     def __post_init__(self) -> None:
-        if self.passes < 0:
-            raise SettingError(f"passes={self.passes}", "0 or more passes", "write EM(passes=1000)")
-        if self.restarts < 1:
-            raise SettingError(f"restarts={self.restarts}", "at least 1 start", "write EM(restarts=20)")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise SettingError(f"batch_size={self.batch_size}", "at least 1 row", "write EM(batch_size=10_000)")
-
-        if not 0 <= self.variance_floor < 1:
-            raise SettingError(
-                f"variance_floor={self.variance_floor}", "a share in [0, 1)", "write EM(variance_floor=1e-6)"
-            )
+        check_at_least("passes", self.passes, 0)
+        check_at_least("restarts", self.restarts, 1)
+        if self.batch_size is not None:
+            check_at_least("batch_size", self.batch_size, 1)
+        check_share("variance_floor", self.variance_floor)
 
     def rows_per_batch(self, rows: Rows) -> int | None:
         return self.batch_size
@@ -80,7 +88,11 @@ class EM:
     def shuffles(self) -> bool:
         return False
 
-    def ended(self, history: Sequence[float], seconds: float) -> Status | None:
+    def ended(self, state: EMState, history: Sequence[float], seconds: float) -> Status | None:
+        if math.isinf(state.change):  # an extrapolation was taken back: nothing moved, nothing converged
+            return None
+        if self.parameter_tolerance is not None and state.change > self.parameter_tolerance:
+            return None
         return self.stop(history, seconds)
 
     def reached(self, history: Sequence[float]) -> tuple[float, float]:
@@ -92,43 +104,114 @@ class EM:
         Raises:
             SupportError: continuous locals or network weights, for which there is no exact E- or M-step.
         """
-        program = problem.program
-        if program.roles.continuous:
-            raise SupportError(
-                given=f"EM on a model with the continuous locals {list(program.roles.continuous)}",
-                needed="discrete locals, which can be summed out exactly",
-                remedy="fit it with lv.SVI(...)",
-            )
-        weights = model_parameters(program.model)
-        if weights:
-            raise SupportError(
-                given=f"EM on a model with network weights ({next(iter(weights))}, ...)",
-                needed="globals as pyro.sample sites",
-                remedy="fit it with lv.SVI(...)",
-            )
-        first = problem.rows.batch(range(min(PLAN_ROWS, len(problem.rows))), dtype=program.dtype)
-        plan = make_plan(program, first, problem.start, self.variance_floor)
-        return EMState(program, plan, dict(problem.start))
+        plan = plan_m_step(problem, self.variance_floor)
+        trial = Trial() if self.accelerate else None
+        return EMState(problem.program, plan, dict(problem.start), trial=trial)
 
     def contribution(self, state: EMState, batch: Batch, position: int) -> Expected:
         """Expected sufficient statistics of a batch; the log prior is the share of the first batch."""
         return expected(state.program, state.plan, state.values, batch, with_prior=position == 0)
 
+    def objective(self, state: EMState, total: Expected) -> float:
+        """The objective before the update; an extrapolation that lowers it is not counted: it will be taken back."""
+        if state.trial is not None and state.trial.extrapolated:
+            return max(total.objective, state.objective)
+        return total.objective
+
     def update(self, state: EMState, total: Expected) -> EMState:
         """The M-step.
 
         Raises:
-            NumericalError: a global became non-finite.
+            NumericalError: a global became non-finite, or the objective fell.
         """
+        trial = state.trial
+        if trial is not None and trial.extrapolated and not total.objective >= state.objective:
+            return replace(state, values=trial.fallback, trial=trial.rejected(), change=math.inf, last=None)
+        slack = DECREASE * max(1.0, abs(state.objective))
+        if total.objective < state.objective - slack:
+            raise _decrease(state, total)
         values = maximise(state.program, state.plan, state.values, total)
-        for name, value in values.items():
-            if not bool(value.isfinite().all()):
-                raise NumericalError(
-                    given=f"the M-step of global {name!r} gave {value.flatten()[:5].tolist()}",
-                    needed="finite values",
-                    remedy="remove duplicate or constant columns, use fewer components, or put a prior on it",
-                )
-        return replace(state, values=values, updates=state.updates + 1)
+        check_finite(values)
+        change = largest_change(state.values, values)
+        if trial is not None:
+            trial, values = trial.step(state.program.space, state.values, values)
+        return replace(
+            state,
+            values=values,
+            objective=total.objective,
+            updates=state.updates + 1,
+            change=change,
+            last=(state.values, total) if trial is None or not trial.extrapolated else None,
+            trial=trial,
+        )
 
     def posterior(self, state: EMState) -> PointMass:
         return PointMass(dict(state.values))
+
+
+def plan_m_step(problem: Problem, floor: float) -> Plan:
+    """The M-step of a model whose locals are discrete.
+
+    Raises:
+        SupportError: continuous locals or network weights, for which there is no exact E- or M-step.
+    """
+    program = problem.program
+    if program.roles.continuous:
+        raise SupportError(
+            given=f"EM on a model with the continuous locals {list(program.roles.continuous)}",
+            needed="discrete locals, which can be summed out exactly",
+            remedy="fit it with lv.SVI(...)",
+        )
+    weights = model_parameters(program.model)
+    if weights:
+        raise SupportError(
+            given=f"EM on a model with network weights ({next(iter(weights))}, ...)",
+            needed="globals as pyro.sample sites",
+            remedy="fit it with lv.SVI(...)",
+        )
+    first = problem.rows.batch(range(min(PLAN_ROWS, len(problem.rows))), dtype=program.dtype)
+    return make_plan(program, first, problem.start, floor)
+
+
+def check_finite(values: Mapping[str, Tensor]) -> None:
+    """The M-step must not leave NaN behind."""
+    for name, value in values.items():
+        if not bool(value.isfinite().all()):
+            raise NumericalError(
+                given=f"the M-step of global {name!r} gave {value.flatten()[:5].tolist()}",
+                needed="finite values",
+                remedy="remove duplicate or constant columns, use fewer components, or put a prior on it",
+            )
+
+
+def largest_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
+    """The largest change of a global, relative to its largest entry."""
+    shares = [
+        float((after[name] - old).abs().max() / old.abs().max().clamp(min=1e-12))
+        for name, old in before.items()
+        if old.numel()
+    ]
+    return max(shares, default=0.0)
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise SettingError(f"{name}={value}", f"at least {least}", f"raise {name}")
+
+
+def check_share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise SettingError(f"{name}={value}", "a share in [0, 1)", f"write {name}=1e-6")
+
+
+def _decrease(state: EMState, total: Expected) -> NumericalError:
+    """Name the global whose part of the last M-step lowered Q."""
+    culprit = "unknown (no statistics were kept)"
+    if state.last is not None:
+        culprit = ", ".join(lowering(state.program, state.plan, *state.last)) or "none alone"
+    return NumericalError(
+        given=f"EM lowered its objective from {state.objective:.10g} to {total.objective:.10g} nats at update "
+        f"{state.updates}; globals whose M-step lowered Q: {culprit}",
+        needed="an objective that never falls",
+        remedy="check the prior of that global and that the model's density does not depend on hidden state",
+    )

@@ -202,7 +202,7 @@ class Run:
                 self.history.append(objective / weight)
                 bar.set_postfix_str(f"{self.history[-1]:.6f} nats/row", refresh=False)
                 bar.update()
-                ended = self.algorithm.ended(self.history, time.monotonic() - began)
+                ended = self.algorithm.ended(self.state, self.history, time.monotonic() - began)
                 if ended is not None:
                     self.status = ended
                     break
@@ -228,7 +228,7 @@ class Run:
             )
             if not np.isfinite(total.objective):
                 raise self._not_finite(group, epoch)
-            objective += total.objective
+            objective += self.algorithm.objective(self.state, total)
             self.state = self.algorithm.update(self.state, total)
         return objective
 

@@ -140,6 +140,13 @@ class Expected:
         }
         return Expected(self.objective + other.objective, statistics, self.retained + other.retained)
 
+    def scaled(self, factor: float) -> Expected:
+        """Statistics and objective times a factor; for plans that retain nothing."""
+        statistics = {
+            leaf: {name: factor * value for name, value in own.items()} for leaf, own in self.statistics.items()
+        }
+        return Expected(factor * self.objective, statistics)
+
 
 def all_leaves(factors: Mapping[str, Factor]) -> dict[str, Factor]:
     """Every plain distribution below the sites, by path."""
@@ -166,23 +173,45 @@ def maximise(program: Program, plan: Plan, values: Mapping[str, Tensor], total: 
     """One M-step: closed forms one global at a time, then L-BFGS on the rest together."""
     current = dict(values)
     for rule in plan.rules:
-        if rule.leaf is None:
-            continue
-        leaf = rule.leaf
-        selection = leaf.sources[rule.argument]
-        assert isinstance(selection, Selection)
-        prior = without_wrappers(program.global_sites(current)[rule.name]) if rule.hierarchical else rule.prior
-        step = MStep(
-            rule.argument,
-            _arguments(program, leaf, current),
-            total.statistics[leaf.name],
-            leaf.target,
-            selection,
-            current[rule.name],
-            prior,
-        )
-        current[rule.name] = leaf.family.maximise(step, plan.references[leaf.name])
+        if rule.leaf is not None:
+            current[rule.name] = _closed(program, plan, rule, rule.leaf, current, total)
     return _numeric(program, plan, current, total) if plan.numeric else current
+
+
+def lowering(program: Program, plan: Plan, values: Mapping[str, Tensor], total: Expected) -> list[str]:
+    """The globals whose part of an M-step lowers Q + log prior: none, if every rule is right."""
+    current = dict(values)
+    found = []
+    with torch.no_grad():
+        before = float(complete_objective(program, plan, current, total))
+        for rule in plan.rules:
+            if rule.leaf is None:
+                continue
+            current[rule.name] = _closed(program, plan, rule, rule.leaf, current, total)
+            after = float(complete_objective(program, plan, current, total))
+            if not after >= before - 1e-9 * abs(before):
+                found.append(rule.name)
+            before = after
+    return found
+
+
+def _closed(
+    program: Program, plan: Plan, rule: Rule, leaf: Leaf, current: Mapping[str, Tensor], total: Expected
+) -> Tensor:
+    """The closed-form maximum of one global."""
+    selection = leaf.sources[rule.argument]
+    assert isinstance(selection, Selection)
+    prior = without_wrappers(program.global_sites(current)[rule.name]) if rule.hierarchical else rule.prior
+    step = MStep(
+        rule.argument,
+        _arguments(program, leaf, current),
+        total.statistics[leaf.name],
+        leaf.target,
+        selection,
+        current[rule.name],
+        prior,
+    )
+    return leaf.family.maximise(step, plan.references[leaf.name])
 
 
 def complete_objective(program: Program, plan: Plan, values: Mapping[str, Tensor], total: Expected) -> Tensor:

@@ -132,7 +132,7 @@ class SVI:
     def shuffles(self) -> bool:
         return True
 
-    def ended(self, history: Sequence[float], seconds: float) -> Status | None:
+    def ended(self, state: SVIState, history: Sequence[float], seconds: float) -> Status | None:
         """The rule sees only passes after the warm-up, in which the objective changes by itself."""
         return self.stop(history[self.kl_warmup :], seconds)
 
@@ -172,6 +172,9 @@ class SVI:
         parameters = list(state.parameters.values())
         gradients = torch.autograd.grad(objective, parameters, allow_unused=True)
         return Gradient(float(objective.detach()), gradients, len(batch))
+
+    def objective(self, state: SVIState, total: Gradient) -> float:
+        return total.objective
 
     def update(self, state: SVIState, total: Gradient) -> SVIState:
         """One step of the optimiser."""
