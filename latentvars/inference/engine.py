@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from latentvars.contract import LatentModel
-from latentvars.errors import MissingDataError, ModelError, NumericalError
+from latentvars.errors import MissingDataError, ModelError, NumericalError, SettingError
 from latentvars.inference.algorithm import Algorithm, Problem
 from latentvars.inference.backend import Backend, Local
 from latentvars.inference.em import EM
@@ -74,14 +74,26 @@ def fit(
 
 
 def _resumed(resume: Fit, data: Any, algorithm: Algorithm, progress: bool | None) -> Fit:
-    """Go on from the state of an earlier fit, or from its point where the state was not kept."""
+    """Go on from a copy of the state of an earlier fit, or from its point where the state was not kept."""
     rows = prepared(resume.model, data)
     resume.schema.check(rows)
-    state = resume.state
+    if resume.state is not None and type(algorithm) is not type(resume.algorithm):
+        raise SettingError(
+            given=f"a fit by {type(resume.algorithm).__name__} to be resumed by {type(algorithm).__name__}",
+            needed="the same algorithm",
+            remedy="start the other one where this fit ended: lv.fit(..., start=fit.point)",
+        )
+    program, state = _unshared(resume.program, resume.state)
     if state is None:
-        state = algorithm.init(Problem(resume.program, rows, resume.point, resume.seed))
-    run = Run(algorithm, resume.program, rows, resume.seed, state, list(resume.history))
+        state = algorithm.init(Problem(program, rows, resume.point, resume.seed))
+    run = Run(algorithm, program, rows, resume.seed, state, list(resume.history))
     return run.go(progress).finished(resume.optima)
+
+
+def _unshared(program: Program, state: Any) -> tuple[Program, Any]:
+    """Copies of what training changes, so that the earlier fit stays as it is."""
+    shared = (program.roles, program.roles.space, program.sketches)
+    return copy.deepcopy((program, state), {id(value): value for value in shared})
 
 
 def _best_of_starts(
