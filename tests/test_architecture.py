@@ -21,7 +21,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("storage",),
     ("posterior",),
     ("models", "inference"),
-    ("studies",),
+    ("studies", "loading"),
     ("latent_space", "embedding"),
     ("plots",),
     ("report",),

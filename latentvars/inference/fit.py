@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
 from latentvars.contract import LatentModel
-from latentvars.errors import KindError, MissingDataError, NumericalError
+from latentvars.errors import KindError, MissingDataError, NumericalError, SettingError
 from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
+from latentvars.inference.optima import Optima
 from latentvars.inference.posteriors import PointMass
+from latentvars.inference.saving import described, save
 from latentvars.inference.stopping import Status
 from latentvars.posterior import LatentPosterior
+from latentvars.posterior.datatree import Knowledge, datatree
+from latentvars.posterior.summary import summary
 from latentvars.program import Program
 from latentvars.randomness import derive
 from latentvars.rows import Rows, Schema
+
+if TYPE_CHECKING:
+    import pandas
 
 READ_ROWS = 4_096
 
@@ -39,6 +49,7 @@ class Fit:
         seed: of the run.
         seconds: run time.
         state: the algorithm's last state, to resume from; None for a loaded fit.
+        optima: where every start ended; None for a single start.
     """
 
     program: Program
@@ -51,6 +62,7 @@ class Fit:
     seed: int = 0
     seconds: float = 0.0
     state: Any = field(default=None, repr=False)
+    optima: Optima | None = None
 
     @staticmethod
     def of(
@@ -64,10 +76,11 @@ class Fit:
         seed: int,
         seconds: float = 0.0,
         state: Any = None,
+        optima: Optima | None = None,
     ) -> Fit:
         """Complete a fit with the log-likelihood of its rows at the point."""
         scores = row_scores(program, posterior.point, rows, seed)
-        return Fit(program, rows, algorithm, posterior, status, history, scores, seed, seconds, state)
+        return Fit(program, rows, algorithm, posterior, status, history, scores, seed, seconds, state, optima)
 
     @property
     def model(self) -> LatentModel:
@@ -102,7 +115,7 @@ class Fit:
 
     @property
     def bic(self) -> float:
-        """−2 log L + df log n (Schwarz 1978), n the total weight of the rows, steps for sequences; smaller is better."""
+        """−2 log L + df log n (Schwarz 1978); smaller is better. n: total weight of the rows, of the steps of chains."""
         return -2 * self.log_likelihood + self.free_parameters * float(np.log(self._size()))
 
     @property
@@ -139,10 +152,7 @@ class Fit:
 
     def conform(self, data: Any) -> Rows:
         """New data as rows like those of the fit, checked."""
-        rows = Rows.of(data)
-        prepare = getattr(self.model, "prepare", None)
-        if prepare is not None:
-            rows = prepare(rows)
+        rows = prepared(self.model, data)
         if rows.observed is not None:
             raise MissingDataError(
                 given="rows with missing entries",
@@ -151,6 +161,81 @@ class Fit:
             )
         self.schema.check(rows)
         return rows
+
+    def to_datatree(
+        self, draws: int = 1_000, *, seed: int | None = None, predictive: bool | int = True, latents: bool = True
+    ) -> xr.DataTree:
+        """Everything that ArviZ reads, with named axes, as an xarray DataTree.
+
+        Groups: ``posterior`` (draws of the globals as ``(chain=1, draw)``) with ``sample_stats`` (``lp``, ``log_q``),
+        or ``point_estimate`` where the globals are a point; ``log_likelihood`` (each row with its locals removed, not
+        weighted); ``posterior_predictive`` (new rows, their locals drawn from the model given the globals);
+        ``observed_data``; ``constant_data`` (covariates, weights, lengths); ``latent_mean``; ``optimization``.
+
+        Args:
+            draws: of the globals, and of new data at a point.
+            seed: of the draws; None: that of the fit.
+            predictive: draws of new data (True: as many as ``draws``; spread evenly over them where fewer).
+            latents: whether to add posterior means of the locals, at the point.
+        """
+        seed = self.seed if seed is None else seed
+        return datatree(
+            self._known(draws, seed),
+            history=self.history,
+            latent=self.latent() if latents else None,
+            predictive=draws if predictive is True else int(predictive),
+            seed=seed,
+            attributes=described(self),
+        )
+
+    def summary(
+        self,
+        draws: int = 1_000,
+        *,
+        seed: int | None = None,
+        probability: float = 0.89,
+        interval: Literal["eti", "hdi"] = "eti",
+    ) -> pandas.DataFrame:
+        """A table with one line for each number of each global, as ``loc[0, height]``.
+
+        Columns: ``mean``, ``sd`` and an interval (equal tails or highest density) of draws of the globals; where they
+        are a point, its ``estimate``.
+        """
+        return summary(self._known(draws, self.seed if seed is None else seed), probability, interval)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        data: bool = True,
+        datatree: bool | xr.DataTree = True,
+    ) -> Path:
+        """Write the fit into a new folder, whole or not at all; :func:`latentvars.load` reads it.
+
+        Args:
+            path: of the folder; its parent exists.
+            overwrite: replace an earlier fit there; the old one stays until the new one is complete.
+            data: whether the rows are stored; without them ``load`` has to be given the same rows.
+            datatree: whether :meth:`to_datatree` is stored too, as ``posterior.nc``; or a tree to store.
+
+        Raises:
+            StorageError: something is in the way, or the parent is missing.
+        """
+        return save(self, Path(path), overwrite=overwrite, data=data, tree=datatree)
+
+    def _known(self, draws: int, seed: int) -> Knowledge:
+        if draws < 1:
+            raise SettingError(f"draws={draws}", "at least one draw", "write draws=1000")
+        values, log_q = self.globals.draws(draws, derive(seed, 11))
+        return Knowledge(
+            self.program,
+            self.rows,
+            self.point,
+            self.row_log_likelihood,
+            None if log_q is None else values,
+            log_q,
+        )
 
     def explain(self) -> str:
         """How each global was maximised: a table of global, where it enters, rule.
@@ -166,7 +251,7 @@ class Fit:
                 remedy="call explain() on the fit that lv.fit(model, data, lv.EM()) returned",
             )
         lines = [("global", "enters", "rule")] + [
-            (rule.name, rule.enters, rule.reason if rule.closed else f"L-BFGS on Q: {rule.reason}")
+            (rule.name, rule.enters, rule.reason if rule.closed or not rule.possible else f"L-BFGS on Q: {rule.reason}")
             for rule in plan.rules
         ]
         widths = [max(len(line[k]) for line in lines) for k in range(2)]
@@ -181,6 +266,8 @@ class Fit:
             f"  {kind} {self.log_likelihood:.4f} nats ({self.log_likelihood / size:.6f} per row), "
             f"free parameters {self.free_parameters}, BIC {self.bic:.3f}",
         ]
+        if self.optima is not None:
+            lines.append(f"  {self.optima}")
         return "\n".join(lines)
 
 
@@ -196,9 +283,16 @@ def from_point(model: LatentModel, data: Any, point: Mapping[str, Any], *, seed:
     from latentvars.inference.engine import bind
     from latentvars.inference.starting import starting_point
 
-    _, rows, program = bind(model, data)
+    rows, program = bind(model, data)
     values = starting_point(program, rows, seed, point)
     return Fit.of(program, rows, None, PointMass(values), status=Status.GIVEN, history=np.zeros(0), seed=seed)
+
+
+def prepared(model: LatentModel, data: Any) -> Rows:
+    """Rows as the model wants them: it may have a ``prepare(rows)`` that checks and reshapes them."""
+    rows = Rows.of(data)
+    prepare = getattr(model, "prepare", None)
+    return rows if prepare is None else prepare(rows)
 
 
 def row_scores(program: Program, values: Mapping[str, Tensor], rows: Rows, seed: int) -> Tensor:

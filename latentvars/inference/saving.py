@@ -1,0 +1,98 @@
+"""Writing a fit into a folder: the description as JSON, all tensors as safetensors, the DataTree as netCDF."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from latentvars.posterior.datatree import provenance
+from latentvars.program import model_modules
+from latentvars.storage import Json, Undescribed, class_name, encode, encode_rows, write_fit
+
+if TYPE_CHECKING:
+    from latentvars.inference.fit import Fit
+
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+def described(fit: Fit) -> dict[str, Any]:
+    """How a fit came about, as values that netCDF and JSON hold."""
+    model = fit.model
+    settings = {"model_settings": text(model)} if dataclasses.is_dataclass(model) else {}
+    return {
+        "model": class_name(type(model)),
+        **settings,
+        "algorithm": "none: given parameters" if fit.algorithm is None else text(fit.algorithm),
+        "status": f"{fit.status.name}: {fit.status.value}",
+        "seed": str(fit.seed),
+        "passes": len(fit.history),
+    }
+
+
+def text(value: Any) -> str:
+    """A repr that is the same in every process."""
+    return ADDRESS.sub("", repr(value))
+
+
+def save(fit: Fit, path: Path, *, overwrite: bool, data: bool, tree: bool | xr.DataTree) -> Path:
+    """Write a fit whole or not at all; see :meth:`latentvars.Fit.save`."""
+    tensors = {"row_log_likelihood": fit.row_log_likelihood, "history": torch.from_numpy(fit.history.copy())}
+    body = {
+        **provenance(),
+        **described(fit),
+        "model": _description(fit.model, "model", tensors),
+        "algorithm": _description(fit.algorithm, "algorithm", tensors),
+        "globals": _globals(fit, tensors),
+        "networks": _networks(fit.model, tensors),
+        "optima": encode(fit.optima, tensors, "optima"),
+        "status": fit.status.name,
+        "seed": fit.seed,
+        "seconds": fit.seconds,
+        "dtype": str(fit.program.dtype).removeprefix("torch."),
+        "schema": encode(dataclasses.asdict(fit.schema), tensors, "schema"),
+        "rows": len(fit.rows),
+        "data_digest": fit.rows.digest(),
+        "data": encode_rows(fit.rows, tensors) if data else None,
+    }
+    if tree is True:
+        tree = fit.to_datatree()
+    return write_fit(path, body, tensors, tree or None, overwrite=overwrite)
+
+
+def _description(value: Any, where: str, tensors: dict[str, Tensor]) -> Json:
+    """What a value is rebuilt from, or why it cannot be."""
+    own: dict[str, Tensor] = {}
+    try:
+        settings, reason = encode(value, own, where), None
+    except Undescribed as error:
+        settings, reason, own = None, str(error), {}
+    tensors.update(own)
+    return {"class": class_name(type(value)), "text": text(value), "settings": settings, "undescribed": reason}
+
+
+def _globals(fit: Fit, tensors: dict[str, Tensor]) -> Json:
+    """The class of what is known of the globals, with its tensors and, for a guide, its settings."""
+    tensors.update({f"globals.{name}": value for name, value in fit.globals.tensors().items()})
+    guide = _description(getattr(fit.algorithm, "guide", None), "guide", tensors)
+    shapes = {site.name: list(site.shape) for site in fit.program.space.sites}
+    return {"class": type(fit.globals).__name__, "guide": guide, "shapes": shapes}
+
+
+def _networks(model: Any, tensors: dict[str, Tensor]) -> Json:
+    """Weights and buffers into ``tensors``; which parts are in training mode, and which weights are frozen."""
+    training, frozen = [], []
+    for prefix, module in model_modules(model).items():
+        tensors.update({f"networks.{prefix}.{name}": value for name, value in module.state_dict().items()})
+        training += [_joined(prefix, name) for name, part in module.named_modules() if part.training]
+        frozen += [_joined(prefix, name) for name, weight in module.named_parameters() if not weight.requires_grad]
+    return {"training": training, "frozen": frozen}
+
+
+def _joined(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}"

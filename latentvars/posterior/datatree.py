@@ -1,0 +1,220 @@
+"""The DataTree of a fit: everything that ArviZ reads, with named axes, from values alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from latentvars.posterior.axes import Axes
+from latentvars.posterior.latent import LatentPosterior, is_discrete
+from latentvars.posterior.observations import Observations, batches, predictions, without_padding
+from latentvars.program import Program
+from latentvars.randomness import derive
+from latentvars.rows import Rows
+
+LEAD = ("chain", "draw")
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What is known of a model's globals after a run.
+
+    Attributes:
+        program: the model.
+        rows: its data, N rows.
+        point: one constrained value for each global.
+        row_log_likelihood: ``[N]`` at the point, nats, not weighted.
+        draws: constrained draws of the globals ``[S, *shape]``, None where they are known as a point only.
+        log_q: log density of the draws under the distribution they are from, ``[S]``, nats.
+    """
+
+    program: Program
+    rows: Rows
+    point: Mapping[str, Tensor]
+    row_log_likelihood: Tensor
+    draws: Mapping[str, Tensor] | None = None
+    log_q: Tensor | None = None
+
+    @property
+    def axes(self) -> Axes:
+        return Axes.of(self.program.model, self.rows)
+
+
+def datatree(
+    known: Knowledge,
+    *,
+    history: np.ndarray,
+    latent: LatentPosterior | None,
+    predictive: int,
+    seed: int,
+    attributes: Mapping[str, Any],
+) -> xr.DataTree:
+    """The groups ``posterior`` or ``point_estimate``, ``log_likelihood``, ``sample_stats``, ``posterior_predictive``,
+    ``observed_data``, ``constant_data``, ``latent_mean`` and ``optimization``, as far as there is something in them.
+
+    Args:
+        known: the globals, data and model.
+        history: objective after each pass, nats per row.
+        latent: beliefs over the locals at the point; None leaves them out.
+        predictive: draws of new data; 0 leaves them out.
+        seed: of the draws made here.
+        attributes: of the root, besides the versions of the libraries.
+    """
+    observations = Observations.of(known.program, known.rows, known.point, known.axes.names)
+    axes = known.axes.labelled(observations.labels)
+    groups = {
+        **_globals(known),
+        **_likelihood(known, axes, observations, seed),
+        **_predictive(known, axes, observations, predictive, seed),
+        "observed_data": axes.dataset(observations.values, observations.names),
+        "constant_data": _constant(known.rows, observations, axes),
+    }
+    if latent is not None and latent.sites:
+        groups["latent_mean"] = _latent(latent, known, axes)
+    if len(history):
+        epochs = {"epoch": np.arange(1, len(history) + 1)}
+        note = {"objective": "nats per row after each pass over the data"}
+        groups["optimization"] = axes.labelled(epochs).dataset(
+            {"objective": np.asarray(history)}, {"objective": ("epoch",)}, attributes=note
+        )
+    kept = {name: group for name, group in groups.items() if group.data_vars}
+    root = xr.Dataset(attrs={**provenance(), **_of_data(known), **attributes, "seed_of_draws": str(seed)})
+    return xr.DataTree.from_dict({"/": root, **kept})
+
+
+def provenance() -> dict[str, str]:
+    """Versions of what a result was made with."""
+    return {
+        "created_by": "latentvars",
+        "inference_library": "latentvars",
+        "inference_library_version": version_of("latentvars"),
+        "torch_version": str(torch.__version__),
+        "pyro_version": version_of("pyro-ppl"),
+    }
+
+
+def version_of(package: str) -> str:
+    """Version of an installed distribution; "unknown" for a bare checkout."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def globals_group(known: Knowledge) -> xr.Dataset:
+    """Draws of the globals ``(chain, draw, ...)``, or their point ``(...)``."""
+    if known.draws is None:
+        return known.axes.dataset({name: _array(value) for name, value in known.point.items()})
+    return known.axes.dataset({name: _array(value)[None] for name, value in known.draws.items()}, lead=LEAD)
+
+
+def _globals(known: Knowledge) -> dict[str, xr.Dataset]:
+    return {"point_estimate" if known.draws is None else "posterior": globals_group(known)}
+
+
+def _of_data(known: Knowledge) -> dict[str, Any]:
+    return {"rows": len(known.rows), "data_digest": f"sha256:{known.rows.digest()}"}
+
+
+def _likelihood(known: Knowledge, axes: Axes, observations: Observations, seed: int) -> dict[str, xr.Dataset]:
+    """Log-likelihood of each row with its locals removed, and the log density of each draw."""
+    name = next(iter(observations.values)) if len(observations.values) == 1 else "x"
+    exact = not known.program.roles.continuous
+    note = {"log_likelihood": f"nats, locals removed ({'exact' if exact else 'ELBO: a lower bound'}), not weighted"}
+    axes_of = {name: ("row",)}
+    if known.draws is None:
+        scores = _array(known.row_log_likelihood)[None, None]
+        return {"log_likelihood": axes.dataset({name: scores}, axes_of, LEAD, note)}
+    prior, scores = draw_scores(known.program, known.rows, known.draws, derive(seed, 0))
+    density = {"lp": (prior + scores @ known.rows.weights.to(scores.dtype))[None].numpy()}
+    if known.log_q is not None:
+        density["log_q"] = _array(known.log_q)[None]
+    about = {"lp": "log prior + weighted sum of the rows' log-likelihoods, nats", "log_q": "log density of the guide"}
+    return {
+        "log_likelihood": axes.dataset({name: _array(scores)[None]}, axes_of, LEAD, note),
+        "sample_stats": axes.dataset(density, {"lp": (), "log_q": ()}, LEAD, {k: about[k] for k in density}),
+    }
+
+
+def draw_scores(program: Program, rows: Rows, draws: Mapping[str, Tensor], seed: int) -> tuple[Tensor, Tensor]:
+    """Log prior ``[S]`` and log marginal likelihood of each row ``[S, N]`` at each draw of the globals, nats."""
+    pieces = batches(program, rows)
+    size = next(iter(draws.values())).shape[0]
+    priors, scores = [], []
+    with torch.no_grad():
+        for draw in range(size):
+            values = {name: value[draw] for name, value in draws.items()}
+            found = [program.score(values, piece, derive(seed, draw, k)) for k, piece in enumerate(pieces)]
+            priors.append(found[0].prior)
+            scores.append(torch.cat([score.rows for score in found]))
+    return torch.stack(priors), torch.stack(scores)
+
+
+def _predictive(
+    known: Knowledge, axes: Axes, observations: Observations, size: int, seed: int
+) -> dict[str, xr.Dataset]:
+    """New rows like those of the data: at each draw of the globals, or ``size`` times at the point."""
+    if not size or not observations.layouts:
+        return {}
+    if known.draws is None:
+        values, at = {name: value[None] for name, value in known.point.items()}, np.arange(size)
+    else:
+        total = next(iter(known.draws.values())).shape[0]
+        size = min(size, total)
+        at = np.arange(size) * total // size
+        values = {name: value[torch.from_numpy(at)] for name, value in known.draws.items()}
+    drawn = predictions(known.program, known.rows, observations.layouts, values, size, derive(seed, 1))
+    arrays = {site: value[None] for site, value in drawn.items()}
+    labelled = axes.labelled({"draw": at})
+    return {"posterior_predictive": labelled.dataset(arrays, _fitting(observations.names, arrays), LEAD)}
+
+
+def _fitting(names: Mapping[str, tuple[str, ...]], arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, ...]]:
+    """Names of axes for arrays ``[chain, draw, ...]`` that have as many."""
+    return {site: names[site] for site, value in arrays.items() if len(names[site]) == value.ndim - 2}
+
+
+def _constant(rows: Rows, observations: Observations, axes: Axes) -> xr.Dataset:
+    """Columns that are not observed, weights that are not all one, lengths of sequences."""
+    values: dict[str, np.ndarray] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    labels: dict[str, tuple[str, ...]] = {}
+    batch = rows.batch()
+    for name in observations.covariates(rows):
+        values[name] = without_padding(batch[name], rows)
+        lead = ("row",) if rows.lengths is None else ("row", "step")
+        names[name] = lead + tuple(f"{name}_dim_{k}" for k in range(values[name].ndim - len(lead)))
+        if len(names[name]) > len(lead):
+            names[name] = (*names[name][:-1], f"{name}_feature")
+            labels[f"{name}_feature"] = rows.features[name]
+    if bool((rows.weights != 1).any()):
+        values["weights"], names["weights"] = rows.weights.numpy(), ("row",)
+    if rows.lengths is not None:
+        values["lengths"], names["lengths"] = rows.lengths.numpy(), ("row",)
+    return axes.labelled(labels).dataset(values, names)
+
+
+def _latent(latent: LatentPosterior, known: Knowledge, axes: Axes) -> xr.Dataset:
+    """Posterior means of the locals; probabilities of categories for discrete ones."""
+    values, names = {}, {}
+    for site in latent.sites:
+        mean = latent.mean(site)
+        given, categories = axes.names.get(site, ()), is_discrete(latent.beliefs[site][0])
+        default = ("row", *(f"{site}_dim_{k}" for k in range(mean.dim() - 1)))
+        if categories:
+            default = (*default[:-1], f"{site}_category")
+            given = (*given, default[-1]) if len(given) == mean.dim() - 1 else given
+        names[site] = given if len(given) == mean.dim() else default
+        values[site] = without_padding(mean, known.rows)
+    return axes.dataset(values, names)
+
+
+def _array(value: Tensor) -> np.ndarray:
+    return value.detach().cpu().numpy()

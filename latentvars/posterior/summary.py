@@ -1,0 +1,44 @@
+"""A table of the globals: one line for each number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from latentvars.posterior.datatree import Knowledge, globals_group
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def summary(known: Knowledge, probability: float = 0.89, interval: Literal["eti", "hdi"] = "eti") -> pandas.DataFrame:
+    """One line for each number of each global, as ``loc[0, height]``.
+
+    Args:
+        known: the globals.
+        probability: of the interval.
+        interval: equal tails, or highest density.
+
+    Returns:
+        ``mean``, ``sd`` and the interval where there are draws, else the ``estimate``; not rounded.
+    """
+    group = globals_group(known)
+    if known.draws is None:
+        return _estimates(group)
+    import arviz_stats  # here, because it takes longer to import than all else that a fit needs
+
+    tree = xr.DataTree.from_dict({"posterior": group})
+    settings: dict[str, Any] = {"ci_prob": probability, "ci_kind": interval, "round_to": "none"}
+    return arviz_stats.summary(tree, kind="stats", **settings)  # type: ignore
+
+
+def _estimates(group: xr.Dataset) -> pandas.DataFrame:
+    found: dict[str, float] = {}
+    for name, variable in group.data_vars.items():
+        labels = [group[axis].values for axis in variable.dims]
+        for place in np.ndindex(variable.shape):
+            named = ", ".join(str(along[k]) for along, k in zip(labels, place, strict=True))
+            found[f"{name}[{named}]" if named else str(name)] = float(variable.values[place])
+    return xr.DataArray(list(found.values()), {"global": list(found)}, name="estimate").to_dataframe()

@@ -1,0 +1,18 @@
+"""Values as files: JSON and safetensors, whole or not at all. Nothing is pickled, and nothing is imported by name."""
+
+from latentvars.storage.describe import Json, Registry, Undescribed, class_name, decode, encode
+from latentvars.storage.files import read_fit, write_fit
+from latentvars.storage.rows import decode_rows, encode_rows
+
+__all__ = [
+    "Json",
+    "Registry",
+    "Undescribed",
+    "class_name",
+    "decode",
+    "decode_rows",
+    "encode",
+    "encode_rows",
+    "read_fit",
+    "write_fit",
+]

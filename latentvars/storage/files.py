@@ -1,0 +1,198 @@
+"""The folder of a saved fit: written whole or not at all, and checked before anything in it is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import xarray as xr
+from torch import Tensor
+
+from latentvars.errors import StorageError
+
+FORMAT = "latentvars.fit"
+VERSION = 1
+DOCUMENT, TENSORS, TREE = "fit.json", "tensors.safetensors", "posterior.nc"
+PARTS = (TENSORS, TREE)
+
+
+def write_fit(
+    path: Path, body: Mapping[str, Any], tensors: Mapping[str, Tensor], tree: xr.DataTree | None, *, overwrite: bool
+) -> Path:
+    """Write a fit into the new folder ``path``.
+
+    Args:
+        path: its parent exists.
+        body: the description, JSON values.
+        tensors: by name.
+        tree: the DataTree; None leaves it out.
+        overwrite: replace an earlier fit there, which stays until the new one is complete.
+
+    Raises:
+        StorageError: something is in the way, or the parent is missing.
+    """
+    path = Path(os.path.abspath(path.expanduser().resolve()))
+    _check_target(path, overwrite)
+    with _appearing(path, overwrite) as folder:
+        plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+        safetensors.torch.save_file(plain, folder / TENSORS)
+        if tree is not None:
+            tree.to_netcdf(folder / TREE, engine="h5netcdf")
+        files = {part.name: _stamp(part) for part in (folder / name for name in PARTS) if part.exists()}
+        document = {"format": FORMAT, "version": VERSION, **body, "files": files}
+        sealed = json.dumps({**document, "sha256": _seal(document)}, indent=1, allow_nan=False)
+        (folder / DOCUMENT).write_text(sealed + "\n", encoding="utf-8")
+    return path
+
+
+def read_fit(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Description and tensors of a saved fit, once every file in it is known to be whole.
+
+    Raises:
+        StorageError: there is nothing, something else, a newer version, or files that are incomplete or altered.
+    """
+    path = path.expanduser()
+    document = _document(path)
+    for name in PARTS:
+        stamp = document["files"].get(name)
+        if stamp is not None:
+            _check_part(path / name, stamp)
+    loaded = _opened(path / TENSORS)
+    # copies lie where torch puts its own tensors, so that kernels sum them in the same order
+    return document, {name: value.clone() for name, value in loaded.items()}
+
+
+def _document(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise StorageError(f"no such folder: {path}", "the folder of a saved fit", "check the path")
+    file = path / DOCUMENT
+    if not file.is_file():
+        raise StorageError(
+            f"{path} has no {DOCUMENT}", "a folder that fit.save(path) wrote", "pass the folder, not a file in it"
+        )
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(file, f"is not complete JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise StorageError(f"{file} is not that of a fit", f'"format": "{FORMAT}"', "pass a folder that save wrote")
+    version = document.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        library = document.get("inference_library_version")
+        raise StorageError(
+            f"{path} has format version {version}, written by latentvars {library}",
+            f"format version {VERSION} or older",
+            "upgrade latentvars",
+        )
+    seal = document.pop("sha256", None)
+    if seal != _seal(document):
+        raise _damaged(file, "was altered")
+    return document
+
+
+def _check_part(file: Path, stamp: Mapping[str, Any]) -> None:
+    if not file.is_file():
+        raise _damaged(file, "is missing")
+    if file.stat().st_size != stamp["bytes"]:
+        raise _damaged(file, f"has {file.stat().st_size} bytes of {stamp['bytes']}")
+    if _sha256(file) != stamp["sha256"]:
+        raise _damaged(file, "was altered")
+
+
+def _opened(file: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(file)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _damaged(file, f"cannot be read: {error}") from error
+
+
+def _damaged(file: Path, what: str) -> StorageError:
+    return StorageError(f"{file} {what}", "the files as fit.save wrote them", "use another copy, or fit again")
+
+
+def _stamp(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _seal(document: Mapping[str, Any]) -> str:
+    text = json.dumps(document, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
+    if not path.parent.is_dir():
+        raise StorageError(f"no folder {path.parent}", "a folder to write into", f"create it: mkdir -p {path.parent}")
+    if not path.exists():
+        return
+    if not overwrite:
+        raise StorageError(f"{path} exists", "a new path", "choose another, or save(path, overwrite=True)")
+    try:
+        _document(path)
+    except StorageError as error:
+        if (path / DOCUMENT).is_file() and f'"format": "{FORMAT}"' in (path / DOCUMENT).read_text(errors="replace"):
+            return  # a damaged or newer fit may be replaced
+        raise StorageError(
+            f"{path} exists and is no saved fit", "a saved fit, or a new path", "choose another path"
+        ) from error
+
+
+@contextmanager
+def _appearing(path: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder beside ``path`` to write into, which takes its name when all is written and on the disk."""
+    folder = _beside(path, "partial")
+    folder.mkdir()
+    try:
+        yield folder
+        for file in folder.iterdir():
+            _flush(file)
+        _flush(folder)
+        _take_place(folder, path, overwrite)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    _flush(path.parent)
+
+
+def _take_place(folder: Path, path: Path, overwrite: bool) -> None:
+    if not path.exists():
+        os.rename(folder, path)
+        return
+    if not overwrite:
+        raise StorageError(f"{path} came into being meanwhile", "a new path", "choose another path")
+    old = _beside(path, "old")
+    os.rename(path, old)
+    try:
+        os.rename(folder, path)
+    except BaseException:
+        os.rename(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{what}")
+
+
+def _flush(path: Path) -> None:
+    """Have the operating system put a file or folder on the disk, where it can."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # some file systems cannot, for folders
+    finally:
+        os.close(handle)
