@@ -21,9 +21,9 @@ def bijection(support: constraints.Constraint) -> Transform:
     """
     if isinstance(support, constraints.independent):
         return IndependentTransform(bijection(support.base_constraint), support.reinterpreted_batch_ndims)
-    if support is constraints.positive_definite:
+    if isinstance(support, type(constraints.positive_definite)):
         return CovarianceTransform()
-    if support is constraints.lower_cholesky:
+    if isinstance(support, type(constraints.lower_cholesky)):
         return CholeskyTransform()
     return biject_to(support)
 

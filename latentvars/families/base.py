@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from pyro.distributions import TorchDistribution
+from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
+from torch.distributions.constraints import Constraint
 
 from latentvars.contract import Factor
 from latentvars.families.leaves import unbroadcast
 
+HALF_LINES = {type(constraints.positive), type(constraints.nonnegative)}
 Statistics = dict[str, Tensor]
 Arguments = dict[str, Tensor]
 
@@ -111,10 +113,22 @@ class Family(ABC):
     Attributes:
         events: argument → number of its event dimensions, for every parametrisation.
         conjugate: argument → types of prior with a closed-form posterior mode; flat is always one.
+        natural: argument → its own support: a narrower support of the global has no closed form.
     """
 
     events: Mapping[str, int]
     conjugate: Mapping[str, tuple[type, ...]]
+    natural: Mapping[str, Constraint]
+
+    def unrestricted(self, argument: str, support: Constraint) -> bool:
+        """Whether a global of this support can take every value that the argument can."""
+        while isinstance(support, constraints.independent):
+            support = support.base_constraint
+        own = self.natural[argument]
+        bounds = [(getattr(c, "lower_bound", None), getattr(c, "upper_bound", None)) for c in (support, own)]
+        # by type, not identity: a support that is an attribute of a model is copied with it
+        same = type(support) is type(own) or {type(support), type(own)} <= HALF_LINES
+        return same and bounds[0] == bounds[1]
 
     def arguments(self, fn: TorchDistribution) -> Arguments:
         """The arguments that ``fn`` was made from, un-broadcast."""

@@ -18,8 +18,10 @@ from pyro.distributions import (
     OneHotCategorical,
     Poisson,
     TorchDistribution,
+    constraints,
 )
 from torch import Size, Tensor
+from torch.distributions.constraints import Constraint
 
 from latentvars.contract import Factor
 from latentvars.distributions.soft_categorical import SoftCategorical
@@ -34,6 +36,7 @@ class CategoricalFamily(Family):
 
     events: Mapping[str, int] = {"probs": 1}
     conjugate: Mapping[str, tuple[type, ...]] = {"probs": (Dirichlet,)}
+    natural: Mapping[str, Constraint] = {"probs": constraints.simplex}
 
     def reference(self, factor: Factor, target: Size, floor: float) -> Reference:
         return NO_REFERENCE
@@ -60,6 +63,7 @@ class BernoulliFamily(Family):
 
     events: Mapping[str, int] = {"probs": 0}
     conjugate: Mapping[str, tuple[type, ...]] = {"probs": (Beta,)}
+    natural: Mapping[str, Constraint] = {"probs": constraints.unit_interval}
 
     def reference(self, factor: Factor, target: Size, floor: float) -> Reference:
         return NO_REFERENCE
@@ -96,6 +100,7 @@ class RateFamily(Family):
     observes_events: bool
     events: Mapping[str, int] = field(default_factory=lambda: {"rate": 0})
     conjugate: Mapping[str, tuple[type, ...]] = field(default_factory=lambda: {"rate": (Gamma,)})
+    natural: Mapping[str, Constraint] = field(default_factory=lambda: {"rate": constraints.positive})
 
     def reference(self, factor: Factor, target: Size, floor: float) -> Reference:
         return NO_REFERENCE

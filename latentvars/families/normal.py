@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 
 import torch
-from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
+from pyro.distributions import MultivariateNormal, Normal, TorchDistribution, constraints
 from torch import Size, Tensor
+from torch.distributions.constraints import Constraint
 
 from latentvars.contract import Factor
 from latentvars.families.base import Arguments, Family, MStep, Reference, Statistics
@@ -21,6 +22,7 @@ class NormalFamily(Family):
 
     events: Mapping[str, int] = {"loc": 0, "scale": 0}
     conjugate: Mapping[str, tuple[type, ...]] = {"loc": (Normal,), "scale": ()}
+    natural: Mapping[str, Constraint] = {"loc": constraints.real, "scale": constraints.positive}
 
     def reference(self, factor: Factor, target: Size, floor: float) -> Reference:
         centre = mean_of(factor.value, target)
@@ -67,6 +69,12 @@ class MultivariateNormalFamily(Family):
         "covariance_matrix": (),
         "scale_tril": (),
         "precision_matrix": (),
+    }
+    natural: Mapping[str, Constraint] = {
+        "loc": constraints.real,
+        "covariance_matrix": constraints.positive_definite,
+        "scale_tril": constraints.lower_cholesky,
+        "precision_matrix": constraints.positive_definite,
     }
 
     def reference(self, factor: Factor, target: Size, floor: float) -> Reference:

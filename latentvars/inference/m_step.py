@@ -48,17 +48,32 @@ class Leaf:
         paths: the factors that share it (the steps of a chain, say).
         family: its exponential family.
         sources: argument → where it comes from: a selection of a global, a constant, or None (computed).
-        target: joint batch shape of the arguments.
+        targets: joint batch shape of the arguments in each factor; they differ by axes of one element only, as the
+            enumerated dimensions of alternate steps do.
     """
 
     paths: tuple[str, ...]
     family: Family
     sources: Mapping[str, Selection | Tensor | None]
-    target: Size
+    targets: tuple[Size, ...]
 
     @property
     def name(self) -> str:
         return self.paths[0]
+
+    @property
+    def target(self) -> Size:
+        """The shape in which the statistics of all its factors are laid out."""
+        return self.targets[0]
+
+    def statistics(self, found: Mapping[str, Factor], reference: Reference) -> Statistics:
+        """Expected sufficient statistics of all its factors together."""
+        total: Statistics = {}
+        for path, target in zip(self.paths, self.targets, strict=True):
+            for name, value in self.family.statistics(found[path], target, reference).items():
+                value = value.reshape(self.target + value.shape[len(target) :])
+                total[name] = total[name] + value if name in total else value
+        return total
 
 
 @dataclass(frozen=True)
@@ -157,11 +172,7 @@ def expected(program: Program, plan: Plan, values: Mapping[str, Tensor], batch: 
     """The E-step of a batch, reduced to what the M-step needs; the log prior is counted where it is asked for."""
     expectation = program.expectation(values, batch)
     found = all_leaves(expectation.factors)
-    statistics: dict[str, Statistics] = {}
-    for leaf in plan.leaves:
-        reference = plan.references[leaf.name]
-        parts = [leaf.family.statistics(found[path], leaf.target, reference) for path in leaf.paths]
-        statistics[leaf.name] = {name: sum((p[name] for p in parts[1:]), parts[0][name]) for name in parts[0]}
+    statistics = {leaf.name: leaf.statistics(found, plan.references[leaf.name]) for leaf in plan.leaves}
     kept = {path: found[path].weights for path in plan.retained}
     objective = float((expectation.score.rows * batch.weights).sum())
     if with_prior:
@@ -303,7 +314,7 @@ def _leaf(path: str, factor: Factor, other: Factor, probes: list[dict[str, Tenso
     if any(first[name].shape != second[name].shape for name in first):
         return None
     sources = {name: _source(family.events[name], first[name], second[name], probes) for name in first}
-    return Leaf((path,), family, sources, target)
+    return Leaf((path,), family, sources, (target,))
 
 
 def _source(events: int, first: Tensor, second: Tensor, probes: list[dict[str, Tensor]]) -> Selection | Tensor | None:
@@ -333,20 +344,37 @@ def _merge(found: list[Leaf]) -> list[Leaf]:
             merged.append(leaf)
         else:
             other = merged[twin]
-            merged[twin] = Leaf(other.paths + leaf.paths, other.family, other.sources, other.target)
+            merged[twin] = Leaf(other.paths + leaf.paths, other.family, other.sources, other.targets + leaf.targets)
     return merged
 
 
 def _same(leaf: Leaf, other: Leaf) -> bool:
-    if leaf.family is not other.family or leaf.target != other.target or leaf.sources.keys() != other.sources.keys():
+    if leaf.family is not other.family or leaf.sources.keys() != other.sources.keys():
         return False
+    if [size for size in leaf.target if size > 1] != [size for size in other.target if size > 1]:
+        return False
+    events = leaf.family.events
     for name, source in leaf.sources.items():
         twin = other.sources[name]
-        if not (isinstance(source, Selection) and isinstance(twin, Selection)):
-            return False
-        if source.name != twin.name or not torch.equal(source.index, twin.index):
+        if isinstance(source, Selection) and isinstance(twin, Selection):
+            alike = source.name == twin.name and torch.equal(
+                _compact(source.index, leaf.target), _compact(twin.index, other.target)
+            )
+        elif isinstance(source, Tensor) and isinstance(twin, Tensor):
+            alike = torch.equal(_compact(source, leaf.target, events[name]), _compact(twin, other.target, events[name]))
+        else:
+            alike = False
+        if not alike:
             return False
     return True
+
+
+def _compact(value: Tensor, target: Size, events: int = 0) -> Tensor:
+    """A tensor that broadcasts to ``target + event``, without the axes along which ``target`` has one element."""
+    lead, event = value.shape[: value.dim() - events], value.shape[value.dim() - events :]
+    padded = (1,) * (len(target) - len(lead)) + tuple(lead)
+    kept = [size for size, wanted in zip(padded, target, strict=True) if wanted > 1]
+    return value.reshape((*kept, *event))
 
 
 def _rule(program: Program, name: str, entries: list, values: dict[str, Tensor]) -> Rule:
@@ -372,6 +400,8 @@ def _rule(program: Program, name: str, entries: list, values: dict[str, Tensor])
         return numeric("its factor has no sufficient statistics free of the rows")
     if not isinstance(leaf.sources[argument], Selection):
         return numeric("enters through a computation")
+    if not leaf.family.unrestricted(argument, program.space[name].support):
+        return numeric(f"its support {program.space[name].support} restricts the argument")
     if not isinstance(prior, (Flat, *leaf.family.conjugate[argument])):
         return numeric(f"prior {type(prior).__name__} is not conjugate")
     kind = type(leaf.family).__name__.removesuffix("Family")
