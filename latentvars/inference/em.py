@@ -11,7 +11,8 @@ from torch import Tensor
 from latentvars.errors import NumericalError, SettingError, SupportError
 from latentvars.inference.acceleration import Trial
 from latentvars.inference.algorithm import Problem
-from latentvars.inference.m_step import Expected, Plan, expected, lowering, make_plan, maximise
+from latentvars.inference.m_step import Expected, expected, lowering, maximise
+from latentvars.inference.m_step_plan import Plan, make_plan
 from latentvars.inference.posteriors import PointMass
 from latentvars.inference.stopping import Status, StopRule, Tolerance
 from latentvars.program import Program, model_parameters

@@ -11,7 +11,8 @@ from torch import Tensor
 from latentvars.errors import SettingError, SupportError
 from latentvars.inference.algorithm import Problem
 from latentvars.inference.em import check_at_least, check_finite, check_share, plan_m_step
-from latentvars.inference.m_step import Expected, Plan, expected, maximise
+from latentvars.inference.m_step import Expected, expected, maximise
+from latentvars.inference.m_step_plan import Plan
 from latentvars.inference.posteriors import PointMass
 from latentvars.inference.stopping import Plateau, Status, StopRule
 from latentvars.program import Program
