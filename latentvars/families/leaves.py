@@ -99,4 +99,10 @@ def mean_of(value: Tensor, target: Size, event_dim: int = 0) -> Tensor:
     lead = value.dim() - event_dim
     wanted = (1,) * (lead - len(target)) + tuple(target)[max(0, len(target) - lead) :]
     reduced = [dim for dim, size in enumerate(wanted) if size == 1]
+    value = floating(value)
     return value.mean(reduced, keepdim=True) if reduced else value
+
+
+def floating(value: Tensor) -> Tensor:
+    """Whole numbers, which torch takes no mean of, as float64."""
+    return value if value.is_floating_point() else value.to(torch.float64)

@@ -12,7 +12,7 @@ from torch.distributions.constraints import Constraint
 
 from latentvars.contract import Factor
 from latentvars.families.base import Arguments, Family, MStep, Reference, Statistics
-from latentvars.families.leaves import mean_of, weighted_sum
+from latentvars.families.leaves import floating, mean_of, weighted_sum
 
 LOG_TWO_PI = math.log(2 * math.pi)
 
@@ -78,7 +78,7 @@ class MultivariateNormalFamily(Family):
     }
 
     def reference(self, factor: Factor, target: Size, floor: float) -> Reference:
-        flat = factor.value.reshape(-1, factor.value.shape[-1])
+        flat = floating(factor.value).reshape(-1, factor.value.shape[-1])
         return Reference(flat.mean(0), floor * flat.var(0, correction=0))
 
     def statistics(self, factor: Factor, target: Size, reference: Reference) -> Statistics:

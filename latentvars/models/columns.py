@@ -26,7 +26,7 @@ def column(rows: Rows) -> Tensor:
     if rows.observed is not None and not bool(rows.observed[name].all()):
         missing = ~rows.observed[name]
         raise MissingDataError(
-            given=f"{int(missing.sum())} missing entries in column {name!r}, the first in row {int(_first(missing))}",
+            given=f"{int(missing.sum())} missing entries (NaN) in column {name!r}, the first in row {int(_first(missing))}",
             needed="complete data",
             remedy="drop these rows or impute them",
         )

@@ -39,6 +39,7 @@ class Source:
 
 def read_columns(x: Any) -> dict[str, Source]:
     """Columns of ``x`` by name; anything but a mapping is the single column ``"x"``."""
+    _refuse("x", x)  # some sparse matrices are mappings
     if not isinstance(x, Mapping):
         return {"x": read_column("x", x)}
     if not x:

@@ -1,0 +1,5 @@
+"""Deterministic vectors: posterior means of a fit, one for each row, the same to the bit whatever stands beside it."""
+
+from latentvars.embedding.adapter import Embedding
+
+__all__ = ["Embedding"]

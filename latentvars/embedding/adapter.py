@@ -1,0 +1,285 @@
+"""Embedding: posterior means of a fit as a scikit-learn transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any, NoReturn
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import Tags
+
+from latentvars.embedding.blocks import blocks, fingerprints, one_thread, originals, steps_of
+from latentvars.embedding.channels import Channel, Fitted, channels, checked, read
+from latentvars.embedding.frames import framed
+from latentvars.embedding.reading import is_table, table_to_rows
+from latentvars.errors import KindError, SettingError, ShapeError
+from latentvars.rows import Rows, Schema
+from latentvars.rows.layout import default_features
+
+STEPS = ("pooled", "each")
+
+
+class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
+    """One fixed vector for each row: the posterior means E[z_n | x_n] of its local latents, side by side.
+
+    Probabilities ``[K]`` of the components of a mixture or the states of a chain, posterior means ``[L]`` of a VAE.
+
+    The vector of a row is a function of the row and of the fit *to the bit*: whatever rows stand before, after or
+    beside it, however many, and whatever the number of threads. Rows are computed in blocks of one shape in which the
+    place of a row is a hash of its values, on one thread; :mod:`latentvars.embedding.blocks` tells why. (On another
+    processor, or with another release of torch, the last digits may differ.)
+
+    Args:
+        source: a fit, or a recipe: anything that makes a fit from :class:`latentvars.Rows` when it is called, such as
+            :class:`latentvars.Fitter`. With a recipe, ``fit`` runs it. With a fit, ``transform`` works at once, and
+            ``fit`` fits nothing: it checks that the data look like those of the fit. ``clone`` shares the source.
+        sites: the local site, or sites in this order; None: all, in the order of the model.
+        steps: for sequences, ``"pooled"``: the mean over the row's own steps ``[N, W]``; ``"each"``: one vector for
+            each step, ``[S, W]``, row after row. Without effect where a row is an observation.
+        batch_rows: rows that are taken up at a time, which bounds the memory and has no effect on the result.
+
+    Attributes:
+        fit_: the fit (after ``fit``).
+        n_features_in_: columns of the data, where they are one table.
+        feature_names_in_: their names, where they have been given any.
+
+    Arrays, nested lists and frames ``[N, D]`` are read by the rules of scikit-learn; everything else that
+    :class:`latentvars.Rows` reads is welcome too (Rows, tensors, mappings of columns, lists of sequences).
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        sites: str | Sequence[str] | None = None,
+        steps: str = "pooled",
+        batch_rows: int = 65_536,
+    ) -> None:
+        self.source = source
+        self.sites = sites
+        self.steps = steps
+        self.batch_rows = batch_rows
+
+    def fit(self, X: Any, y: Any = None) -> Embedding:
+        """Run the recipe on ``X``; with a fit as the source, only check that it can read ``X``.
+
+        Args:
+            X: the data, N rows; at least two where a recipe learns from a table.
+            y: ignored.
+
+        Raises:
+            KindError: the source is neither a fit nor a recipe.
+            ModelError: the model has no local latents.
+            NameUnknownError: ``sites`` names none of them.
+            ValueError: data that cannot be read or fitted; further errors are those of the recipe.
+        """
+        self._check_settings()
+        if _is_fit(self.source):
+            self.fit_, rows = self.source, self._rows(X, learning=False)
+        else:
+            self._forget()
+            rows = self._rows(X, learning=True)
+            self.fit_ = checked(_recipe(self.source)(rows))
+            self.schema_ = rows.schema
+        conformed = _conformed(self.fit_, rows)
+        self.channels_ = channels(self.fit_, conformed, self.sites)
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Vectors of the rows, ``[N, W]``, or ``[S, W]`` for each of S steps, in the precision of the model.
+
+        Args:
+            X: the data, N rows, as those that were fitted.
+
+        Returns:
+            An array, or what ``set_output`` asks for, with the names of the rows.
+
+        Raises:
+            NotFittedError: a recipe that ``fit`` has not run yet.
+            ValueError: data unlike those that were fitted.
+        """
+        self._check_settings()
+        fitted = self._fitted()
+        rows = _conformed(fitted, self._rows(X, learning=False))
+        parts = self._channels(rows)
+        each = self.steps == "each" and rows.lengths is not None
+        sizes = range(0, len(rows), self.batch_rows)
+        pieces = [
+            _embedded(fitted, rows.subset(slice(k, k + self.batch_rows)) if len(sizes) > 1 else rows, parts, each)
+            for k in sizes
+        ]
+        vectors = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+        return framed(vectors, self._names(parts), rows, X, getattr(self, "_container", None))
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Names of the coordinates ``[W]``: ``z_component_0``, ... where the model names axes, otherwise ``z0``, ...
+
+        Args:
+            input_features: not used; checked against ``n_features_in_`` and ``feature_names_in_``.
+
+        Raises:
+            NotFittedError: nothing is known of the data yet.
+            ShapeError: ``input_features`` of another length or other names.
+        """
+        fitted = self._fitted()
+        if input_features is not None:
+            self._check_input_features(np.asarray(input_features, dtype=object))
+        if not hasattr(self, "channels_") and getattr(fitted, "rows", None) is None:
+            raise NotFittedError("the widths of the sites are not known yet. needed: data. do: call fit(X) first.")
+        return np.asarray(self._names(self._channels(getattr(fitted, "rows", None))), dtype=object)
+
+    def set_output(self, *, transform: str | None = None) -> Embedding:
+        """What ``transform`` returns: ``"default"`` (arrays), ``"pandas"`` or ``"polars"``; None leaves it.
+
+        Raises:
+            SettingError: another container.
+        """
+        if transform not in (None, "default", "pandas", "polars"):
+            raise SettingError(f"transform={transform!r}", "'default', 'pandas' or 'polars'", "change it.")
+        if transform is not None:
+            self._container = transform
+        return self
+
+    def sample(self, draws: int = 1) -> NoReturn:
+        """An embedding has no draws.
+
+        Raises:
+            KindError: always.
+        """
+        raise KindError(
+            given=f"{draws} draws asked of an embedding, which is one fixed vector for each row",
+            needed="a belief, which can be sampled",
+            remedy="draw from the posterior: fit.latent(rows).sample(site, draws)",
+        )
+
+    draws = sample
+
+    @property
+    def n_features_in_(self) -> int:
+        """Columns of the data."""
+        return len(self._table()[1])
+
+    @property
+    def feature_names_in_(self) -> np.ndarray:
+        """Names of the columns of the data, where any have been given."""
+        name, names = self._table()
+        if names == default_features(name, (len(names),)):
+            raise AttributeError("the data have no feature names")
+        return np.asarray(names, dtype=object)
+
+    def _table(self) -> tuple[str, tuple[str, ...]]:
+        """The only column of the data and the names of its features.
+
+        Raises:
+            AttributeError: not fitted, or the data are no table.
+        """
+        schema: Schema | None = getattr(self, "schema_", getattr(self.source, "schema", None))
+        if schema is None or [len(shape) for shape in schema.columns.values()] != [1]:
+            raise AttributeError("the number of features is not known")
+        ((name, shape),) = schema.columns.items()
+        return name, schema.features.get(name, default_features(name, shape))
+
+    def _rows(self, x: Any, *, learning: bool) -> Rows:
+        schema: Schema | None = getattr(self.source, "schema", None)
+        table = schema is None or [len(shape) for shape in schema.columns.values()] == [1]
+        return table_to_rows(x, self, learning=learning) if table and is_table(x) else Rows.of(x)
+
+    def _fitted(self) -> Fitted:
+        if not self.__sklearn_is_fitted__():
+            raise NotFittedError(
+                "This Embedding is not fitted yet: its source is a recipe. needed: a fit. do: call fit(X) first."
+            )
+        return getattr(self, "fit_", self.source)
+
+    def _channels(self, rows: Rows) -> tuple[Channel, ...]:
+        if hasattr(self, "channels_"):
+            return self.channels_
+        return channels(self._fitted(), rows, self.sites)
+
+    def _names(self, parts: Sequence[Channel]) -> list[str]:
+        return [name for part in parts for name in part.names(self._fitted())]
+
+    def _check_settings(self) -> None:
+        if self.steps not in STEPS:
+            raise SettingError(f"steps={self.steps!r}", "'pooled' or 'each'", "change steps.")
+        if self.batch_rows < 1:
+            raise SettingError(f"batch_rows={self.batch_rows}", "at least 1", "change batch_rows.")
+
+    def _check_input_features(self, given: np.ndarray) -> None:
+        size = getattr(self, "n_features_in_", len(given))
+        names = getattr(self, "feature_names_in_", given)
+        if len(given) != size:
+            raise ShapeError(
+                f"input_features should have length equal to the number of features ({size}), got {len(given)}",
+                f"{size} names",
+                "pass the names of the columns that were fitted, or none.",
+            )
+        if list(names) != list(given):
+            raise ShapeError(
+                "input_features is not equal to feature_names_in_",
+                f"{list(names)}",
+                "pass the names that were fitted, or none.",
+            )
+
+    def _forget(self) -> None:
+        for name in ("fit_", "schema_", "channels_"):
+            vars(self).pop(name, None)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "fit_") or _is_fit(self.source)
+
+    def __sklearn_clone__(self) -> Embedding:
+        """A twin that has not been fitted; the source, a value, is shared rather than copied with its data."""
+        twin = type(self)(**self.get_params(deep=False))
+        for name, value in vars(self).items():
+            if name.startswith("_"):  # what was asked of it, as by set_output
+                setattr(twin, name, deepcopy(value))
+        return twin
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        assert tags.transformer_tags is not None
+        tags.transformer_tags.preserves_dtype = []  # the precision is the model's
+        return tags
+
+
+def _embedded(fitted: Fitted, rows: Rows, parts: Sequence[Channel], each: bool) -> np.ndarray:
+    """Vectors of all rows, or of all steps."""
+    keys = fingerprints(rows)
+    first = originals(rows, keys)
+    copies = np.flatnonzero(first != np.arange(len(first)))
+    found: np.ndarray | None = None
+
+    def where(at: np.ndarray) -> np.ndarray:
+        return steps_of(rows, at) if each else at
+
+    with one_thread():
+        for block in blocks(rows, keys, np.flatnonzero(first == np.arange(len(first)))):
+            values = read(fitted, block.rows, parts, each)[block.places]
+            if each:
+                assert rows.lengths is not None
+                values = values[np.arange(values.shape[1]) < rows.lengths.numpy()[block.members, None]]
+            if found is None:
+                found = np.empty((rows.steps if each else len(rows), values.shape[-1]), values.dtype)
+            found[where(block.members)] = values
+    assert found is not None
+    found[where(copies)] = found[where(first[copies])]
+    return found
+
+
+def _conformed(fitted: Fitted, rows: Rows) -> Rows:
+    """The rows as the fit reads them (a chain takes observations as the steps of one sequence), checked."""
+    conform: Callable[[Rows], Rows] | None = getattr(fitted, "conform", None)
+    return rows if conform is None else conform(rows)
+
+
+def _is_fit(source: Any) -> bool:
+    return callable(getattr(source, "latent", None))
+
+
+def _recipe(source: Any) -> Callable[[Rows], Any]:
+    if not callable(source) or isinstance(source, type):
+        checked(source)
+    return source

@@ -1,0 +1,48 @@
+"""Vectors as frames that keep the names of rows and coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn import get_config
+
+from latentvars.rows import Rows
+
+
+def framed(vectors: np.ndarray, names: Sequence[str], rows: Rows, given: Any, container: str | None) -> Any:
+    """Vectors ``[N, W]`` or, one for each step, ``[S, W]`` in the container that was asked for.
+
+    Args:
+        vectors: the values.
+        names: of the coordinates.
+        rows: the rows they belong to.
+        given: the data as they were passed; an index of the same length is kept.
+        container: "default", "pandas", "polars"; None: scikit-learn's ``transform_output``.
+    """
+    container = container or get_config()["transform_output"]
+    if container == "pandas":
+        import pandas
+
+        return pandas.DataFrame(vectors, index=_index(rows, given, len(vectors)), columns=list(names))
+    if container == "polars":
+        import polars
+
+        return polars.DataFrame(vectors, schema=list(names), orient="row")
+    return vectors
+
+
+def _index(rows: Rows, given: Any, size: int) -> Any:
+    """The index of the data, or the names of the rows; of steps, names of rows and numbers of steps."""
+    import pandas
+
+    if isinstance(given, pandas.DataFrame | pandas.Series) and len(given) == size:
+        return given.index
+    if size == len(rows):
+        return pandas.Index(rows.names)
+    assert rows.lengths is not None
+    lengths = rows.lengths.numpy()
+    steps = np.concatenate([np.arange(length) for length in lengths])
+    row = [name for name, length in zip(rows.names, lengths, strict=True) for _ in range(length)]
+    return pandas.MultiIndex.from_arrays([row, steps], names=["row", "step"])

@@ -1,0 +1,46 @@
+"""Reading what a transformer is given: arrays and frames by the rules of scikit-learn, anything else by those of Rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import issparse
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_array, validate_data
+
+from latentvars.rows import Rows
+
+FEWEST = 2  # rows (or steps) from which anything can be learnt
+
+
+def table_to_rows(x: Any, estimator: BaseEstimator, *, learning: bool) -> Rows:
+    """Rows from an array, a nested list or a frame ``[N, D]``.
+
+    Args:
+        x: the data; missing entries are left to the model.
+        estimator: whose ``n_features_in_`` and ``feature_names_in_`` they must have, unless it is ``learning``.
+        learning: whether a model will be fitted to them.
+
+    Raises:
+        ValueError: as scikit-learn's validation.
+        TypeError: sparse matrices.
+    """
+    if learning:
+        array = check_array(
+            x, ensure_all_finite="allow-nan", ensure_min_samples=FEWEST, estimator=estimator, input_name="X"
+        )
+    else:
+        array = validate_data(estimator, x, reset=False, ensure_all_finite="allow-nan")
+    names = getattr(x, "columns", None)
+    named = names is not None and all(isinstance(name, str) for name in names)
+    return Rows(x if named else np.asarray(array))
+
+
+def is_table(x: Any) -> bool:
+    """Whether ``x`` is for scikit-learn to read: neither Rows, tensor nor mapping, nor a list of sequences."""
+    if isinstance(x, Rows | Mapping | torch.Tensor) and not issparse(x):  # some sparse matrices are mappings
+        return False
+    return not (isinstance(x, list | tuple) and any(hasattr(item, "shape") and len(item.shape) for item in x))

@@ -1,0 +1,37 @@
+"""Fitter: a fit that is still to be made, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from latentvars.contract import LatentModel
+from latentvars.inference.algorithm import Algorithm
+from latentvars.inference.em import EM
+from latentvars.inference.engine import fit
+from latentvars.inference.fit import Fit
+
+
+@final
+@dataclass(frozen=True)
+class Fitter:
+    """A recipe: ``Fitter(model, algorithm)(data)`` is ``fit(model, data, algorithm)``.
+
+    What has to fit the same model to data that come later, and perhaps several times (an embedding in a pipeline,
+    cross-validation), takes it; each call starts anew from the same seed.
+
+    Attributes:
+        model: any object with a Pyro ``model(rows)``; it is copied by each call, never changed.
+        algorithm: how it is fitted.
+        seed: of every call.
+        progress: whether each call shows a bar; None: where standard error is a terminal.
+    """
+
+    model: LatentModel
+    algorithm: Algorithm = field(default_factory=EM)
+    seed: int = 0
+    progress: bool | None = False
+
+    def __call__(self, data: Any) -> Fit:
+        """Fit the model to ``data``; errors as :func:`latentvars.fit`."""
+        return fit(self.model, data, self.algorithm, seed=self.seed, progress=self.progress)
