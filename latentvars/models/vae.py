@@ -51,8 +51,7 @@ class VAE:
     likelihood: Likelihood
 
     def __post_init__(self) -> None:
-        if self.latents < 1:
-            raise SettingError(f"latents={self.latents}", "at least one latent", "correct it.")
+        _check_latents(self.latents)
 
     @staticmethod
     def mlp(
@@ -82,6 +81,7 @@ class VAE:
             SettingError: a width below one, an unknown activation or likelihood.
             ShapeError: a likelihood object for another number of features.
         """
+        _check_latents(latents)
         if isinstance(likelihood, str):
             likelihood = likelihood_from({"name": likelihood, "features": features})
         if likelihood.features != features:
@@ -229,6 +229,11 @@ def _column(rows: Rows) -> Tensor:
     if "x" not in rows.columns and len(rows.columns) == 1:
         return next(iter(rows.columns.values()))
     return rows["x"]
+
+
+def _check_latents(latents: int) -> None:
+    if latents < 1:
+        raise SettingError(f"latents={latents}", "at least one latent", "correct it.")
 
 
 def _check_width(network: str, output: Tensor, width: int, meaning: str) -> None:
