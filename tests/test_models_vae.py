@@ -35,15 +35,17 @@ def draws(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+GROUP = np.arange(40)[:, None] % 2  # what the features of a row have in common
+
 LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], Callable[[], np.ndarray]]] = {
-    "bernoulli": (lambda: Bernoulli(FEATURES), lambda: draws().integers(0, 2, (40, FEATURES))),
-    "gaussian": (lambda: Gaussian(FEATURES), lambda: draws().normal(3, 2, (40, FEATURES))),
+    "bernoulli": (lambda: Bernoulli(FEATURES), lambda: draws().binomial(1, 0.1 + 0.8 * GROUP, (40, FEATURES))),
+    "gaussian": (lambda: Gaussian(FEATURES), lambda: draws().normal(3 + 4 * GROUP, 2, (40, FEATURES))),
     "gaussian, noise of each feature": (
         lambda: Gaussian(FEATURES, "feature"),
-        lambda: draws().normal(3, 2, (40, FEATURES)) * 10.0 ** np.arange(FEATURES),
+        lambda: draws().normal(3 + 4 * GROUP, 2, (40, FEATURES)) * 10.0 ** np.arange(FEATURES),
     ),
-    "categorical": (lambda: Categorical(FEATURES, 3), lambda: draws().integers(0, 3, (40, FEATURES))),
-    "poisson": (lambda: Poisson(FEATURES), lambda: draws().poisson(4, (40, FEATURES))),
+    "categorical": (lambda: Categorical(FEATURES, 3), lambda: draws().binomial(2, 0.2 + 0.6 * GROUP, (40, FEATURES))),
+    "poisson": (lambda: Poisson(FEATURES), lambda: draws().poisson(2 + 8 * GROUP, (40, FEATURES))),
 }
 kinds = pytest.mark.parametrize("kind", LIKELIHOODS)
 
