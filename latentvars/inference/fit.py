@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +23,9 @@ from latentvars.inference.saving import described, save
 from latentvars.inference.stopping import Status
 from latentvars.posterior import LatentPosterior
 from latentvars.posterior.datatree import Knowledge, datatree
+from latentvars.posterior.standard_errors import Kind, StandardErrors, Weights, standard_errors
 from latentvars.posterior.summary import summary
-from latentvars.program import Program
+from latentvars.program import Program, model_parameters
 from latentvars.randomness import derive
 from latentvars.rows import Rows, Schema
 
@@ -115,7 +117,7 @@ class Fit:
 
     @property
     def bic(self) -> float:
-        """−2 log L + df log n (Schwarz 1978); smaller is better. n: total weight of the rows, of the steps of chains."""
+        """−2 log L + df log n (Schwarz 1978); smaller is better. n: total weight of the rows, or of steps."""
         return -2 * self.log_likelihood + self.free_parameters * float(np.log(self._size()))
 
     @property
@@ -195,13 +197,49 @@ class Fit:
         seed: int | None = None,
         probability: float = 0.89,
         interval: Literal["eti", "hdi"] = "eti",
+        errors: Kind | None = "information",
     ) -> pandas.DataFrame:
         """A table with one line for each number of each global, as ``loc[0, height]``.
 
-        Columns: ``mean``, ``sd`` and an interval (equal tails or highest density) of draws of the globals; where they
-        are a point, its ``estimate``.
+        Columns: ``mean``, ``sd`` and an interval (equal tails or highest density) of draws of the globals. Where they
+        are a point: its ``estimate``, and (unless ``errors`` is None, or there is no exact log-likelihood) ``sd``, its
+        standard error, and the confidence interval ``ci89_lb``, ``ci89_ub``, as :meth:`standard_errors`.
         """
-        return summary(self._known(draws, self.seed if seed is None else seed), probability, interval)
+        known = self._known(draws, self.seed if seed is None else seed)
+        found = None
+        if errors is not None and isinstance(self.globals, PointMass) and self._has_errors:
+            try:
+                found = self.standard_errors(errors)
+            except NumericalError as error:
+                warnings.warn(f"no standard errors: {error}", stacklevel=2)
+        return summary(known, probability, interval, found)
+
+    def standard_errors(self, kind: Kind = "information", weights: Weights = "frequency") -> StandardErrors:
+        """Asymptotic standard errors of the point, from the exact marginal log-likelihood of the rows.
+
+        Args:
+            kind: ``"information"``: the inverse of the observed information; ``"sandwich"``: right also where the
+                model is not (Huber 1967; White 1982), of at least as many rows as parameters.
+            weights: how the sandwich reads row weights: ``"frequency"``: weight 2 is the row twice; ``"sampling"``: a
+                row stands for as many others as its weight says.
+
+        Raises:
+            KindError: the globals are a distribution, whose standard deviations :meth:`summary` has.
+            SupportError: continuous locals or network weights.
+            NumericalError: the point is no maximum.
+            SettingError: too few rows for a sandwich.
+        """
+        if not isinstance(self.globals, PointMass):
+            raise KindError(
+                given=f"globals that are a distribution ({type(self.globals).__name__})",
+                needed="a point: a fit by lv.EM() or lv.SVI(guide=lv.Delta())",
+                remedy="read the standard deviations off fit.summary()",
+            )
+        return standard_errors(self.program, self.point, self.rows, kind, weights)
+
+    @property
+    def _has_errors(self) -> bool:
+        return self.exact and bool(self.program.space.size) and not model_parameters(self.program.model)
 
     def save(
         self,
@@ -260,8 +298,9 @@ class Fit:
     def __str__(self) -> str:
         kind = "log-likelihood" if self.exact else "log-likelihood (ELBO)"
         size = float(self.rows.weights.sum())
+        by = "" if self.algorithm is None else f" by {type(self.algorithm).__name__}"
         lines = [
-            f"Fit of {type(self.model).__name__} by {type(self.algorithm).__name__}: {self.status.value}",
+            f"Fit of {type(self.model).__name__}{by}: {self.status.value}",
             f"  rows {len(self.rows)}, passes {len(self.history)}, {self.seconds:.2f} s, seed {self.seed}",
             f"  {kind} {self.log_likelihood:.4f} nats ({self.log_likelihood / size:.6f} per row), "
             f"free parameters {self.free_parameters}, BIC {self.bic:.3f}",

@@ -5,33 +5,54 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 import xarray as xr
 
 from latentvars.posterior.datatree import Knowledge, globals_group
+from latentvars.posterior.standard_errors import StandardErrors
 
 if TYPE_CHECKING:
     import pandas
 
 
-def summary(known: Knowledge, probability: float = 0.89, interval: Literal["eti", "hdi"] = "eti") -> pandas.DataFrame:
+def summary(
+    known: Knowledge,
+    probability: float = 0.89,
+    interval: Literal["eti", "hdi"] = "eti",
+    errors: StandardErrors | None = None,
+) -> pandas.DataFrame:
     """One line for each number of each global, as ``loc[0, height]``.
 
     Args:
         known: the globals.
         probability: of the interval.
         interval: equal tails, or highest density.
+        errors: standard errors of a point.
 
     Returns:
-        ``mean``, ``sd`` and the interval where there are draws, else the ``estimate``; not rounded.
+        ``mean``, ``sd`` and the interval where there are draws; else the ``estimate`` and, where ``errors`` are given,
+        ``sd`` (the standard error) and the confidence interval ``ci89_lb``, ``ci89_ub``; not rounded.
     """
     group = globals_group(known)
     if known.draws is None:
-        return _estimates(group)
+        return _estimates(group) if errors is None else _with_errors(_estimates(group), errors, probability)
     import arviz_stats  # here, because it takes longer to import than all else that a fit needs
 
     tree = xr.DataTree.from_dict({"posterior": group})
     settings: dict[str, Any] = {"ci_prob": probability, "ci_kind": interval, "round_to": "none"}
     return arviz_stats.summary(tree, kind="stats", **settings)  # type: ignore
+
+
+def _with_errors(table: pandas.DataFrame, errors: StandardErrors, probability: float) -> pandas.DataFrame:
+    intervals = errors.interval(probability)
+    bounds = torch.cat([intervals[name].reshape(-1, 2) for name in errors.point])
+    percent = f"ci{100 * probability:g}"
+    columns = {
+        "sd": torch.cat([errors.errors[name].flatten() for name in errors.point]).numpy(),
+        f"{percent}_lb": bounds[:, 0].numpy(),
+        f"{percent}_ub": bounds[:, 1].numpy(),
+    }
+    return table.assign(**columns)
 
 
 def _estimates(group: xr.Dataset) -> pandas.DataFrame:
