@@ -129,7 +129,7 @@ class Program:
             rows = run.contract({name: log_probs[name] + tap for name, tap in taps.items()})
             weights = torch.autograd.grad((rows * batch.weights).sum(), list(taps.values()))
         factors = {
-            name: Factor(run.sites[name].fn, run.sites[name].value, weight)
+            name: Factor(run.sites[name].fn, run.sites[name].value, run.sites[name].masked(weight))
             for name, weight in zip(taps, weights, strict=True)
         }
         return Expectation(Score(run.outside(self.dtype), rows.detach()), factors)

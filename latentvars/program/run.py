@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import pyro
 import torch
 from pyro.distributions import TorchDistribution
 from pyro.ops.packed import pack
@@ -50,7 +51,10 @@ class Site:
 
     def log_prob(self) -> Tensor:
         """Unscaled, masked log density, over plates and enumerated dimensions, nats."""
-        value = self.fn.log_prob(self.value)
+        return self.masked(self.fn.log_prob(self.value))
+
+    def masked(self, value: Tensor) -> Tensor:
+        """A log density, or the posterior weight of one, with zeros where the site does not count."""
         return value if self.mask is None else torch.where(self.mask, value, torch.zeros_like(value))
 
     def term(self, log_prob: Tensor) -> Term:
@@ -86,7 +90,8 @@ class Run:
 
     def log_probs(self) -> dict[str, Tensor]:
         """Log densities of the local sites."""
-        return {name: site.log_prob() for name, site in self.local.items()}
+        with pyro.validation_enabled(False):  # checked once, on the sketch
+            return {name: site.log_prob() for name, site in self.local.items()}
 
     def contract(self, log_probs: Mapping[str, Tensor]) -> Tensor:
         """Log-factors of local sites → one number a row, enumerated latents summed out, ``[batch]``, nats."""
@@ -96,7 +101,8 @@ class Run:
 
     def outside(self, dtype: torch.dtype) -> Tensor:
         """Log density of everything outside the rows plate, scalar, nats."""
-        parts = [site.log_prob().sum() for site in self.sites.values() if not site.local]
+        with pyro.validation_enabled(False):
+            parts = [site.log_prob().sum() for site in self.sites.values() if not site.local]
         return torch.stack(parts).sum() if parts else torch.zeros((), dtype=dtype)
 
     def marginal(self, name: str, weight: Tensor) -> Tensor:
