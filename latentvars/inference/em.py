@@ -170,7 +170,8 @@ def plan_m_step(problem: Problem, floor: float) -> Plan:
             needed="globals as pyro.sample sites",
             remedy="fit it with lv.SVI(...)",
         )
-    first = problem.rows.batch(range(min(PLAN_ROWS, len(problem.rows))), dtype=program.dtype)
+    used = problem.rows.weights.nonzero().flatten()[:PLAN_ROWS]
+    first = problem.rows.batch(used, dtype=program.dtype)
     return make_plan(program, first, problem.start, floor)
 
 
