@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from latentvars.contract import LatentModel
@@ -110,7 +111,7 @@ def _best_of_starts(
     """
     best: Run | None = None
     ends: list[float] = []
-    tolerance, failure = 0.0, None
+    tolerance, failure, interrupted = 0.0, None, False
     for k in range(algorithm.restarts):
         own = seed if k == 0 else derive(seed, 10, k)
         program = bind(model, rows)[1]
@@ -126,12 +127,15 @@ def _best_of_starts(
         if best is None or end > np.nanmax(ends):
             best, tolerance = run, noise
         ends.append(end)
-        if run.status is Status.INTERRUPTED:
+        interrupted = run.status is Status.INTERRUPTED
+        if interrupted:
             break
     if best is None:
         assert failure is not None
         raise failure
     best.seed = seed
+    if interrupted:  # also where an earlier start, which had come to its end, is the best
+        best.status = Status.INTERRUPTED
     return best.finished(Optima(tuple(ends), tolerance))
 
 
@@ -208,12 +212,13 @@ class Run:
         with Interruption() as interrupted, tqdm(total=self._passes_left(), disable=hidden, unit="pass") as bar:
             for epoch in range(len(self.history), self.algorithm.passes):
                 objective = self._pass(epoch, interrupted)
+                if objective is not None:
+                    self.history.append(objective / weight)
+                    bar.set_postfix_str(f"{self.history[-1]:.6f} nats/row", refresh=False)
+                    bar.update()
                 if interrupted.asked:
                     self.status = Status.INTERRUPTED
                     break
-                self.history.append(objective / weight)
-                bar.set_postfix_str(f"{self.history[-1]:.6f} nats/row", refresh=False)
-                bar.update()
                 ended = self.algorithm.ended(self.state, self.history, time.monotonic() - began)
                 if ended is not None:
                     self.status = ended
@@ -225,8 +230,8 @@ class Run:
     def _passes_left(self) -> int:
         return max(0, self.algorithm.passes - len(self.history))
 
-    def _pass(self, epoch: int, interrupted: Interruption) -> float:
-        """One pass over the data; returns its objective, nats."""
+    def _pass(self, epoch: int, interrupted: Interruption) -> float | None:
+        """One pass over the data; returns its objective, nats, or None where it was cut short."""
         size = self.algorithm.rows_per_batch(self.rows)
         batches = self.rows.batches(
             size, seed=derive(self.seed, 4), epoch=epoch, shuffle=self.algorithm.shuffles(), dtype=self.program.dtype
@@ -234,7 +239,7 @@ class Run:
         objective = 0.0
         for group in grouped(batches, self.algorithm.batches_per_update(self.rows)):
             if interrupted.asked:
-                break
+                return None
             total = self.backend.sum(
                 reduce(add, (self.algorithm.contribution(self.state, b, k) for k, b in enumerate(group)))
             )
@@ -245,20 +250,45 @@ class Run:
         return objective
 
     def _not_finite(self, group: list[Batch], epoch: int) -> NumericalError:
-        """Say which site on which batch is to blame."""
+        """Say which site on which rows is to blame."""
         values = self.algorithm.posterior(self.state).point
         culprits = []
         for batch in group:
-            for name, log_prob in self.program.site_log_probs(values, batch, derive(self.seed, 5)).items():
-                if not bool(log_prob.isfinite().all()):
-                    culprits.append(f"site {name!r} on rows {batch.index[:5].tolist()}...")
+            densities = self.program.site_log_probs(values, batch, derive(self.seed, 5))
+            for name, log_prob in densities.items():
+                if name in self.program.space.names:
+                    if not bool(log_prob.isfinite().all()):
+                        culprits.append(f"global {name!r}")
+                    continue
+                bad = batch.index[impossible(log_prob, self.program.roles.nesting).expand(len(batch))]
+                if len(bad):
+                    culprits.append(f"site {name!r} on rows {_listed(bad)}")
+        elsewhere = f"rows {_listed(group[0].index)} (every site alone is finite at the point of the globals)"
         return NumericalError(
-            given=f"a non-finite objective in pass {epoch + 1}: "
-            + ("; ".join(culprits[:3]) or f"rows {group[0].index[:5].tolist()}... (each site alone is finite)"),
+            given=f"a non-finite objective in pass {epoch + 1}: " + ("; ".join(culprits[:3]) or elsewhere),
             needed="a finite log density at every row",
             remedy="check the data against the support of that site, start elsewhere (seed=, start=), "
             "use fewer components, or a smaller learning rate",
         )
+
+
+def impossible(log_prob: Tensor, nesting: int) -> Tensor:
+    """Rows ``[B]`` (or ``[1]``) at which a site is not finite: NaN or +inf anywhere, or -inf whatever its latents are.
+
+    Args:
+        log_prob: ``[enumerated ..., plates ..., B]``, nats.
+        nesting: number of plate dimensions, rows included.
+    """
+    value = log_prob.reshape((1,) * max(0, nesting - log_prob.dim()) + tuple(log_prob.shape))
+    value = value.reshape(-1, *value.shape[value.dim() - nesting :])
+    bad = (value.isnan() | value.isposinf()).any(0) | value.isneginf().all(0)
+    return bad.reshape(-1, bad.shape[-1]).any(0)
+
+
+def _listed(index: Tensor) -> str:
+    """The first few positions."""
+    first = ", ".join(map(str, index[:5].tolist()))
+    return f"[{first}{', ...' if len(index) > 5 else ''}]"
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
