@@ -25,11 +25,12 @@ class Reference(NamedTuple):
 
     Attributes:
         centre: point near the data about which second moments are taken, so that differences do not cancel.
-        least_variance: lower bound of variances, per coordinate; the M-step is the exact maximum under that bound.
+        least_variance: lower bound of variances, per coordinate; the M-step is the exact maximum under that bound;
+            None where there is none.
     """
 
     centre: Tensor
-    least_variance: Tensor
+    least_variance: Tensor | None
 
 
 @dataclass(frozen=True)

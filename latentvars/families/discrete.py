@@ -28,7 +28,7 @@ from latentvars.distributions.soft_categorical import SoftCategorical
 from latentvars.families.base import Arguments, Family, MStep, Reference, Statistics
 from latentvars.families.leaves import weighted_sum
 
-NO_REFERENCE = Reference(torch.zeros(()), torch.zeros(()))
+NO_REFERENCE = Reference(torch.zeros(()), None)
 
 
 class CategoricalFamily(Family):

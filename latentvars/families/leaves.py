@@ -100,7 +100,12 @@ def mean_of(value: Tensor, target: Size, event_dim: int = 0) -> Tensor:
     wanted = (1,) * (lead - len(target)) + tuple(target)[max(0, len(target) - lead) :]
     reduced = [dim for dim, size in enumerate(wanted) if size == 1]
     value = floating(value)
-    return value.mean(reduced, keepdim=True) if reduced else value
+    return observed_mean(value, reduced) if reduced else value.nan_to_num()
+
+
+def observed_mean(value: Tensor, dims: list[int]) -> Tensor:
+    """Mean of what is not NaN over ``dims``, which stay with one element; 0 where all is NaN."""
+    return value.nanmean(dims, keepdim=True).nan_to_num()
 
 
 def floating(value: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.distributions.constraints import Constraint
 
 from latentvars.contract import Factor
 from latentvars.families.base import Arguments, Family, MStep, Reference, Statistics
-from latentvars.families.leaves import floating, mean_of, weighted_sum
+from latentvars.families.leaves import floating, mean_of, observed_mean, weighted_sum
 
 LOG_TWO_PI = math.log(2 * math.pi)
 
@@ -26,7 +26,8 @@ class NormalFamily(Family):
 
     def reference(self, factor: Factor, target: Size, floor: float) -> Reference:
         centre = mean_of(factor.value, target)
-        return Reference(centre, floor * mean_of((factor.value - centre).square(), target))
+        least = floor * mean_of((factor.value - centre).square(), target)
+        return Reference(centre, least if floor else None)
 
     def statistics(self, factor: Factor, target: Size, reference: Reference) -> Statistics:
         shifted = factor.value - reference.centre
@@ -50,8 +51,10 @@ class NormalFamily(Family):
             loc = step.arguments["loc"] - centre
             squares = second - 2 * loc * first + loc.square() * weight
             total = step.pull(weight)
-            least = step.pull(weight * _aligned(reference.least_variance, weight))
-            return step.finish((torch.maximum(step.pull(squares), least) / total).sqrt(), total)
+            squares = step.pull(squares).clamp(min=0)
+            if reference.least_variance is not None:
+                squares = torch.maximum(squares, step.pull(weight * _aligned(reference.least_variance, weight)))
+            return step.finish((squares / total).sqrt(), total)
         precision = step.arguments["scale"].pow(-2)
         numerator, total = step.pull(precision * (first + centre * weight)), step.pull(precision * weight)
         if step.prior is not None:
@@ -79,7 +82,8 @@ class MultivariateNormalFamily(Family):
 
     def reference(self, factor: Factor, target: Size, floor: float) -> Reference:
         flat = floating(factor.value).reshape(-1, factor.value.shape[-1])
-        return Reference(flat.mean(0), floor * flat.var(0, correction=0))
+        centre = observed_mean(flat, [0])[0]
+        return Reference(centre, floor * observed_mean((flat - centre).square(), [0])[0] if floor else None)
 
     def statistics(self, factor: Factor, target: Size, reference: Reference) -> Statistics:
         shifted = factor.value - reference.centre
@@ -88,7 +92,7 @@ class MultivariateNormalFamily(Family):
         return {
             "weight": weighted_sum(factor.weights, one, target),
             "first": weighted_sum(factor.weights, shifted, target, 1),
-            "second": weighted_sum(factor.weights, outer, target, 2),
+            "second": weighted_sum(factor.weights, outer if factor.spread is None else outer + factor.spread, target, 2),
         }
 
     def log_likelihood(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Tensor:
@@ -105,7 +109,9 @@ class MultivariateNormalFamily(Family):
             return self._loc(step, reference.centre)
         total = step.pull(step.statistics["weight"])
         squares = step.pull(_scatter(step.arguments["loc"] - reference.centre, step.statistics))
-        covariance = _at_least(squares / total[:, None, None], reference.least_variance)
+        covariance = squares / total[:, None, None]
+        if reference.least_variance is not None:
+            covariance = _at_least(covariance, reference.least_variance)
         identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
         empty = (total <= 0)[:, None, None]
         covariance = torch.where(empty, identity, covariance)
@@ -159,8 +165,6 @@ def _scatter(loc: Tensor, statistics: Statistics) -> Tensor:
 
 def _at_least(covariance: Tensor, least_variance: Tensor) -> Tensor:
     """The maximum under the bound Σ ≥ diag(least variance): eigenvalues raised to one where the bound is the unit."""
-    if not bool((least_variance > 0).all()):
-        return covariance
     scale = least_variance.sqrt()
     whitened = covariance / (scale[:, None] * scale)
     whitened = torch.where(whitened.isfinite(), whitened, torch.zeros_like(whitened))
