@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -193,11 +194,12 @@ class PointGuide(GlobalGuide):
 
 
 class PyroGuide(GlobalGuide):
-    """A user's Pyro guide for the globals."""
+    """A user's Pyro guide for the globals: a private copy, so that training leaves the user's object alone."""
 
     def __init__(self, space: GlobalSpace, dtype: torch.dtype, guide: Callable[[], Any]) -> None:
         super().__init__()
-        self.space, self.dtype, self.guide = space, dtype, guide
+        self.space, self.dtype, self.guide = space, dtype, copy.deepcopy(guide)
+        self.owner = getattr(self.guide, "__self__", None)  # of a method: the module whose parameters are trained
         self._check()
 
     def _trace(self) -> Any:
@@ -207,7 +209,7 @@ class PyroGuide(GlobalGuide):
     def _check(self) -> None:
         with torch.random.fork_rng(devices=[]):
             trace = self._trace()
-        sites = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+        sites = {name: site for name, site in trace.nodes.items() if is_draw(site)}
         if set(sites) != set(self.space.names):
             raise ModelError(
                 given=f"the guide for the globals samples {sorted(sites)}",
@@ -215,20 +217,36 @@ class PyroGuide(GlobalGuide):
                 remedy="sample each global once, under its name in the model",
             )
         for name, site in sites.items():
-            if site["value"].shape != self.space[name].shape or not site["fn"].has_rsample:
-                raise ModelError(
-                    given=f"the guide draws {name!r} of shape {list(site['value'].shape)} "
-                    f"from {type(site['fn']).__name__}",
-                    needed=f"a reparameterised distribution over shape {list(self.space[name].shape)}",
-                    remedy="use .to_event() and a distribution with rsample",
-                )
+            self._check_site(name, site)
+        hidden = [name for name, site in trace.nodes.items() if site["type"] == "param"]
+        if hidden or not any(parameter.requires_grad for parameter in self.parameters()):
+            raise ModelError(
+                given=f"a guide for the globals with the pyro.param {hidden[0]!r}"
+                if hidden
+                else "a guide for the globals without an nn.Parameter",
+                needed="parameters that can be trained: those of an nn.Module",
+                remedy="write the guide as an nn.Module (or a method of one) whose parameters are nn.Parameter",
+            )
+
+    def _check_site(self, name: str, site: Any) -> None:
+        support, value = self.space[name].support, site["value"]
+        if value.shape != self.space[name].shape or not site["fn"].has_rsample:
+            raise ModelError(
+                given=f"the guide draws {name!r} of shape {list(value.shape)} from {type(site['fn']).__name__}",
+                needed=f"a reparameterised distribution over shape {list(self.space[name].shape)}",
+                remedy="use .to_event() and a distribution with rsample",
+            )
+        if not bool(support.check(value.detach()).all()):
+            raise ModelError(
+                given=f"the guide draws {name!r} outside its support: {value.flatten()[:5].tolist()}",
+                needed=f"values inside {support}",
+                remedy="choose a distribution with that support, as LogNormal for a positive number",
+            )
 
     def draw(self) -> GlobalDraw:
-        trace = self._trace()
-        log_q = torch.stack(
-            [trace.nodes[name]["fn"].log_prob(trace.nodes[name]["value"]).sum() for name in self.space.names]
-        ).sum()
-        return GlobalDraw({name: trace.nodes[name]["value"] for name in self.space.names}, log_q)
+        sites = self._trace().nodes
+        log_q = torch.stack([sites[name]["fn"].log_prob(sites[name]["value"]).sum() for name in self.space.names]).sum()
+        return GlobalDraw({name: sites[name]["value"].to(self.dtype) for name in self.space.names}, log_q)
 
     def point(self) -> dict[str, Tensor]:
         """The image of the mean of draws on the unconstrained scale (a user's guide has no known median)."""
@@ -236,3 +254,8 @@ class PyroGuide(GlobalGuide):
             torch.manual_seed(0)
             free = torch.stack([self.space.unconstrain(self.draw().values) for _ in range(1_000)])
         return self.space.constrain(free.mean(0))[0]
+
+
+def is_draw(site: Any) -> bool:
+    """Whether a traced site is a draw, not the book-keeping of a plate."""
+    return site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample"
