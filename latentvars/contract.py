@@ -47,11 +47,13 @@ class Factor:
         fn: distribution with batch shape ``S`` and event shape ``E``.
         value: broadcastable to ``S + E``.
         weights: posterior weights, broadcastable with ``S``, nonnegative.
+        spread: covariance ``S + E + E`` of a value that is an expectation; None where the value is known.
     """
 
     fn: TorchDistribution
     value: Tensor
     weights: Tensor
+    spread: Tensor | None = None
 
 
 @runtime_checkable

@@ -4,6 +4,7 @@ from latentvars.distributions.chain_evidence import stationary
 from latentvars.distributions.chain_posterior import ChainPosterior
 from latentvars.distributions.flat import Flat, flat
 from latentvars.distributions.hidden_markov import HiddenMarkov
+from latentvars.distributions.missing import ObservedPart, completed, observed_part
 from latentvars.distributions.mixture import Mixture
 from latentvars.distributions.product import Product
 from latentvars.distributions.soft_categorical import SoftCategorical
@@ -13,8 +14,11 @@ __all__ = [
     "Flat",
     "HiddenMarkov",
     "Mixture",
+    "ObservedPart",
     "Product",
     "SoftCategorical",
+    "completed",
     "flat",
+    "observed_part",
     "stationary",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
@@ -94,6 +95,12 @@ class HiddenMarkov(TorchDistribution):
         TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    def map_parts(self, change: Callable[[TorchDistribution], TorchDistribution]) -> HiddenMarkov:
+        """The chain with a changed emission."""
+        parts = (self.initial, self.transition, change(self.emission))
+        changed = HiddenMarkov(*parts, self.lengths, self.event_shape[0], self.local, validate_args=False)
+        return changed.expand(self.batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(x_1..T), nats, ``[...]``; gradients as :func:`latentvars.distributions.chain_evidence.log_evidence`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
@@ -69,6 +70,11 @@ class Mixture(TorchDistribution):
         TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    def map_parts(self, change: Callable[[TorchDistribution], TorchDistribution]) -> Mixture:
+        """The mixture of changed components."""
+        changed = Mixture(self.weights, change(self.components), self.local, validate_args=False)
+        return changed.expand(self.batch_shape)
 
     def _at_components(self, value: Tensor) -> Tensor:
         """``[..., *E]`` → ``[..., 1, *E]``, which broadcasts against the components."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import torch
@@ -76,6 +76,11 @@ class Product(TorchDistribution):
         TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    def map_parts(self, change: Callable[[TorchDistribution], TorchDistribution]) -> Product:
+        """The product of changed parts."""
+        changed = Product([change(part) for part in self.parts], self.widths, validate_args=False)
+        return changed.expand(self.batch_shape)
 
     def _split(self, value: Tensor) -> list[Tensor]:
         """The columns of each part, ``[..., w_i]`` or ``[...]``."""

@@ -92,7 +92,9 @@ class MultivariateNormalFamily(Family):
         return {
             "weight": weighted_sum(factor.weights, one, target),
             "first": weighted_sum(factor.weights, shifted, target, 1),
-            "second": weighted_sum(factor.weights, outer if factor.spread is None else outer + factor.spread, target, 2),
+            "second": weighted_sum(
+                factor.weights, outer if factor.spread is None else outer + factor.spread, target, 2
+            ),
         }
 
     def log_likelihood(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Tensor:

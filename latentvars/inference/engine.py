@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latentvars.contract import LatentModel
-from latentvars.errors import MissingDataError, ModelError, NumericalError, SettingError
+from latentvars.errors import ModelError, NumericalError, SettingError
 from latentvars.inference.algorithm import Algorithm, Problem
 from latentvars.inference.backend import Backend, Local
 from latentvars.inference.em import EM
@@ -27,7 +27,7 @@ from latentvars.inference.fit import Fit, prepared
 from latentvars.inference.optima import Optima
 from latentvars.inference.starting import starting_point
 from latentvars.inference.stopping import Status
-from latentvars.program import Program, model_modules
+from latentvars.program import Program, check_missing, model_modules
 from latentvars.randomness import derive
 from latentvars.rows import Batch, Rows
 
@@ -57,7 +57,7 @@ def fit(
         The fit; after Ctrl-C the fit so far, with status ``INTERRUPTED``.
 
     Raises:
-        DataError: data that cannot be fitted (empty, infinite, missing, constant where a variance is estimated).
+        DataError: data that cannot be fitted (empty, infinite, constant where a variance is estimated).
         ModelError: a model that breaks the contract.
         SupportError: a site that the algorithm cannot handle.
         NumericalError: a non-finite objective, with the site and the batch.
@@ -142,18 +142,13 @@ def _best_of_starts(
 def bind(model: LatentModel, data: Any) -> tuple[Rows, Program]:
     """The checked rows, and the program of a private copy of the model."""
     rows = prepared(model, data)
-    if rows.observed is not None:
-        missing = {name: int((~mask).sum()) for name, mask in rows.observed.items()}
-        raise MissingDataError(
-            given=f"missing entries: {missing}",
-            needed="complete data: this version does not integrate missing entries out",
-            remedy="drop or impute the rows with NaN",
-        )
     trained = _copied(model)
     start_networks = getattr(trained, "start_networks", None)
     if start_networks is not None:
         start_networks(rows)
-    return rows, Program.of(trained, rows)
+    program = Program.of(trained, rows)
+    check_missing(program, rows)
+    return rows, program
 
 
 def _copied(model: LatentModel) -> LatentModel:

@@ -15,7 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 from latentvars.contract import LatentModel
-from latentvars.errors import KindError, MissingDataError, NumericalError, SettingError
+from latentvars.errors import KindError, NumericalError, SettingError
 from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
 from latentvars.inference.optima import Optima
 from latentvars.inference.posteriors import PointMass
@@ -155,13 +155,8 @@ class Fit:
     def conform(self, data: Any) -> Rows:
         """New data as rows like those of the fit, checked."""
         rows = prepared(self.model, data)
-        if rows.observed is not None:
-            raise MissingDataError(
-                given="rows with missing entries",
-                needed="complete rows",
-                remedy="drop or impute the rows with NaN",
-            )
         self.schema.check(rows)
+        check_missing(self.program, rows)
         return rows
 
     def to_datatree(

@@ -15,7 +15,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 
 from latentvars.contract import Factor
-from latentvars.distributions import Flat
+from latentvars.distributions import Flat, completed
 from latentvars.families import (
     Family,
     Reference,
@@ -63,7 +63,7 @@ class Leaf:
         """Expected sufficient statistics of all its factors together."""
         total: Statistics = {}
         for path, target in zip(self.paths, self.targets, strict=True):
-            for name, value in self.family.statistics(found[path], target, reference).items():
+            for name, value in self.family.statistics(completed(found[path]), target, reference).items():
                 value = value.reshape(self.target + value.shape[len(target) :])
                 total[name] = total[name] + value if name in total else value
         return total

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Size, Tensor
 
-from latentvars.errors import MissingDataError, ShapeError
+from latentvars.errors import ShapeError
 from latentvars.rows import Batch, Rows
 
 
@@ -15,21 +15,13 @@ def column_name(rows: Rows) -> str:
 
 
 def column(rows: Rows) -> Tensor:
-    """The data column of all rows or steps, ``[S]`` or ``[S, D]``.
+    """The data column of all rows or steps, ``[S]`` or ``[S, D]``, NaN where an entry is missing.
 
     Raises:
-        MissingDataError: entries are missing.
         ShapeError: it has more than two axes.
     """
     name = column_name(rows)
     x = rows[name]
-    if rows.observed is not None and not bool(rows.observed[name].all()):
-        missing = ~rows.observed[name]
-        raise MissingDataError(
-            given=f"{int(missing.sum())} missing entries (NaN) in column {name!r}, the first in row {int(_first(missing))}",
-            needed="complete data",
-            remedy="drop these rows or impute them",
-        )
     if x.dim() > 2:
         raise ShapeError(
             given=f"column {name!r} of shape {list(x.shape[1:])} per observation",
@@ -75,7 +67,3 @@ def check_width(features: int | None, given: int | None) -> int:
             remedy="pass the columns that the model describes, or change its number of features",
         )
     return found
-
-
-def _first(mask: Tensor) -> Tensor:
-    return mask.reshape(mask.shape[0], -1).any(-1).nonzero()[0, 0]

@@ -129,7 +129,6 @@ class HiddenMarkov:
         Raises:
             ShapeError: another number of features.
             DataError: values outside the support of the emission, or a weight for each step.
-            MissingDataError: missing entries.
         """
         if rows.lengths is None and bool((rows.weights != 1).any()):
             raise DataError(

@@ -83,7 +83,6 @@ class Mixture:
         Raises:
             ShapeError: sequences, or another number of features.
             DataError: values outside the support of the emission.
-            MissingDataError: missing entries.
         """
         if rows.lengths is not None:
             raise ShapeError(

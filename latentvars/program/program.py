@@ -16,6 +16,7 @@ from torch.distributions import kl_divergence
 from latentvars.contract import Factor, LatentModel, Score
 from latentvars.errors import NumericalError
 from latentvars.program.globals import GlobalSpace
+from latentvars.program.missing import IntegrateMissing, without_missing
 from latentvars.program.modules import model_modules, network_dtype
 from latentvars.program.roles import Roles, find_roles
 from latentvars.program.run import Run, Site, read
@@ -169,7 +170,7 @@ class Program:
 
     def joint_draw(self, values: Mapping[str, Tensor], batch: Batch, seed: int) -> dict[str, Tensor]:
         """One joint exact posterior draw of all enumerated locals."""
-        model: Any = poutine.infer_config(self._conditioned(values), self._enumeration)
+        model: Any = poutine.infer_config(self._conditioned(values, batch), self._enumeration)
         with torch.no_grad(), seeded(seed), self._around():
             drawn = infer_discrete(model, first_available_dim=-1 - self.roles.nesting, temperature=1)
             run = read(poutine.trace(drawn).get_trace(batch))
@@ -197,7 +198,7 @@ class Program:
         Raises:
             NumericalError: a covariance that is not positive definite.
         """
-        model = self._conditioned(values)
+        model = self._conditioned(values, batch)
         if guide is not None:
             model = poutine.replay(model, trace=guide.trace)
         enumerated: Any = poutine.infer_config(model, self._enumeration)
@@ -214,8 +215,9 @@ class Program:
                 remedy="keep EM's variance_floor above 0, remove collinear columns, or use fewer components",
             ) from error
 
-    def _conditioned(self, values: Mapping[str, Tensor]) -> Any:
-        return poutine.condition(self.model.model, data=dict(values))
+    def _conditioned(self, values: Mapping[str, Tensor], batch: Batch) -> Any:
+        model: Any = poutine.condition(self.model.model, data=dict(values))
+        return model if batch.observed is None else IntegrateMissing()(model)
 
     def _around(self) -> Any:
         return surroundings(self.dtype)
@@ -263,15 +265,14 @@ class Program:
 
 
 def sketch_batch(rows: Rows, size: int, steps: int, dtype: torch.dtype) -> Batch:
-    """The first rows (again from the start where there are fewer), sequences cut to their first steps."""
-    batch = rows.batch(torch.arange(size) % len(rows), dtype=dtype)
+    """The first rows (again from the start where there are fewer), complete, sequences cut to their first steps."""
+    batch = without_missing(rows.batch(torch.arange(size) % len(rows), dtype=dtype), rows)
     if batch.lengths is None:
         return batch
     lengths = batch.lengths.clamp(max=steps)
     steps = int(lengths.max())
     columns = {name: value[:, :steps] for name, value in batch.columns.items()}
-    observed = None if batch.observed is None else {name: mask[:, :steps] for name, mask in batch.observed.items()}
-    return Batch(columns, batch.index, batch.total, batch.weights, lengths, observed)
+    return Batch(columns, batch.index, batch.total, batch.weights, lengths)
 
 
 def _divergence(guide: Site, model: Site, nesting: int) -> Tensor | None:

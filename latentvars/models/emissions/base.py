@@ -79,7 +79,11 @@ def event_dims(width: int | None) -> int:
 
 
 def refuse(wrong: Tensor, x: Tensor, features: tuple[str, ...], needed: str, remedy: str) -> None:
-    """Raise a DataError if any entry of ``x`` ``[S, D]`` is wrong, with the first by name, position and value."""
+    """Raise a DataError if any entry of ``x`` ``[S, D]`` is wrong, with the first by name, position and value.
+
+    Missing entries (NaN) are never wrong.
+    """
+    wrong = wrong & ~x.isnan()
     if bool(wrong.any()):
         row, feature = wrong.nonzero()[0].tolist()
         raise DataError(
