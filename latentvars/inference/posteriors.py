@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,9 +32,9 @@ class Variational:
 
     guide: GlobalGuide
 
-    @property
+    @cached_property
     def point(self) -> dict[str, Tensor]:
-        """The median of the guide, constrained."""
+        """The median of the guide, constrained; worked out once, since a user's guide takes many draws for it."""
         return self.guide.point()
 
     def draws(self, size: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:

@@ -13,6 +13,7 @@ from latentvars.contract import LatentModel
 from latentvars.distributions.bijection import bijection
 from latentvars.errors import LatentVarsError, ModelError, SupportError
 from latentvars.program.globals import GlobalSpace
+from latentvars.program.modules import check_reachable
 from latentvars.program.run import Run, Site, read
 from latentvars.program.scope import surroundings
 from latentvars.randomness import seeded
@@ -42,6 +43,7 @@ class Roles:
 
 def find_roles(model: LatentModel, two: Batch, three: Batch, dtype: torch.dtype) -> Roles:
     """Run the model on a batch of two and one of three rows and sort its sites; a broken contract is an error."""
+    check_reachable(model)
     run, other = (_sketch(model, batch, dtype) for batch in (two, three))
     _check_conditional_sites(run, other)
     for name, site in run.sites.items():
