@@ -70,9 +70,8 @@ def _shift(residual: Tensor, covariance: Tensor, observed: Tensor) -> Tensor:
 def _spread(residual: Tensor, covariance: Tensor, observed: Tensor) -> Tensor:
     """Σ_mm − Σ_mo Σ_oo⁻¹ Σ_om, zero elsewhere."""
     missing = ~observed[..., None, :]
-    between = torch.linalg.solve_triangular(
-        _factor(covariance, observed), _between(covariance, observed).mT, upper=False
-    )
+    factor = _factor(covariance, observed)
+    between = torch.linalg.solve_triangular(factor, _between(covariance, observed).mT, upper=False)
     within = torch.where(missing[..., None] & missing[..., None, :], covariance, 0.0)
     spread = within - between.mT @ between
     return spread.unsqueeze(-3).expand((*residual.shape[:-1], *spread.shape[-2:]))

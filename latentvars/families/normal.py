@@ -89,12 +89,11 @@ class MultivariateNormalFamily(Family):
         shifted = factor.value - reference.centre
         one = torch.ones((), dtype=shifted.dtype, device=shifted.device)
         outer = shifted.unsqueeze(-1) * shifted.unsqueeze(-2)
+        outer = outer if factor.spread is None else outer + factor.spread
         return {
             "weight": weighted_sum(factor.weights, one, target),
             "first": weighted_sum(factor.weights, shifted, target, 1),
-            "second": weighted_sum(
-                factor.weights, outer if factor.spread is None else outer + factor.spread, target, 2
-            ),
+            "second": weighted_sum(factor.weights, outer, target, 2),
         }
 
     def log_likelihood(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Tensor:

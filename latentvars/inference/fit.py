@@ -25,7 +25,7 @@ from latentvars.posterior import LatentPosterior
 from latentvars.posterior.datatree import Knowledge, datatree
 from latentvars.posterior.standard_errors import Kind, StandardErrors, Weights, standard_errors
 from latentvars.posterior.summary import summary
-from latentvars.program import Program, model_parameters
+from latentvars.program import Program, check_missing, model_parameters
 from latentvars.randomness import derive
 from latentvars.rows import Rows, Schema
 

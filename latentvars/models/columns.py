@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Size, Tensor
 
-from latentvars.errors import ShapeError
+from latentvars.errors import MissingDataError, ShapeError
 from latentvars.rows import Batch, Rows
 
 
@@ -51,6 +51,21 @@ def as_events(batch: Batch, lead: int, event_shape: Size) -> Tensor:
     """The data column as ``[*lead, *event_shape]`` in the precision of the batch."""
     x = batch.x
     return x.reshape(x.shape[:lead] + event_shape).to(batch.weights.dtype)
+
+
+def check_observed(x: Tensor, features: tuple[str, ...]) -> None:
+    """Every feature of ``[S, D]`` has an observed entry.
+
+    Raises:
+        MissingDataError: with the names of those that have none.
+    """
+    empty = [name for name, gap in zip(features, x.isnan().all(0).tolist(), strict=True) if gap]
+    if empty:
+        raise MissingDataError(
+            given=f"feature{'s' * (len(empty) > 1)} {', '.join(map(repr, empty))} missing in all {len(x)} observations",
+            needed="at least one observed entry in each feature",
+            remedy="drop the feature, or check the data",
+        )
 
 
 def check_width(features: int | None, given: int | None) -> int:

@@ -15,9 +15,9 @@ from torch.distributions import constraints
 from latentvars import distributions
 from latentvars.errors import DataError, SettingError, ShapeError
 from latentvars.models import convert_hmmlearn
-from latentvars.models.columns import as_events, column, feature_names, matrix, width
+from latentvars.models.columns import as_events, check_observed, column, feature_names, matrix, width
 from latentvars.models.emissions.base import Emission, positive
-from latentvars.models.initial import soft_groups
+from latentvars.models.initial import filled, redrawn, soft_groups
 from latentvars.models.mixture import check_enough
 from latentvars.models.priors import Priors, check_names
 from latentvars.rows import Batch, Rows
@@ -99,7 +99,8 @@ class HiddenMarkov:
         assert rows.lengths is not None
         x, weights = matrix(column(rows)), rows.weights.repeat_interleave(rows.lengths)
         used = weights > 0
-        groups = soft_groups(self.emission.points(x), weights, self.states, self.emission.blur, generator)
+        points = self.emission.points(filled(x, weights))
+        groups = soft_groups(points, weights, self.states, self.emission.blur, generator)
         belongs = groups * (weights / weights[used].mean())[:, None]
         ends = rows.lengths.cumsum(0) - 1
         first, last = ends - rows.lengths + 1, torch.zeros(len(x), dtype=torch.bool)
@@ -110,7 +111,7 @@ class HiddenMarkov:
         start = {"transition": 0.5 * moves / moves.sum(-1, keepdim=True) + 0.5 * stay}
         if not self.stationary:
             start["initial"] = 0.5 * law / law.sum() + 0.5 / self.states
-        return start | self.emission.start(x[used], belongs[used])
+        return start | self.emission.start(redrawn(x[used], groups[used], generator), belongs[used])
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         """Names of the axes of the globals and of z."""
@@ -144,12 +145,14 @@ class HiddenMarkov:
 
         Raises:
             SettingError: more states than steps (in sequences of positive weight).
-            DataError: a constant feature whose variance is estimated; also all errors of :meth:`prepare`.
+            DataError: a feature without observed entries, or a constant one whose variance is estimated; also all
+                errors of :meth:`prepare`.
         """
         rows = self.prepare(rows)
         assert rows.lengths is not None
         used = rows.weights.repeat_interleave(rows.lengths) > 0
         check_enough("states", self.states, "steps", int(used.sum()))
+        check_observed(matrix(column(rows)[used]), feature_names(rows))
         self.emission.check_estimable(matrix(column(rows)[used]), feature_names(rows))
 
     @staticmethod

@@ -52,6 +52,10 @@ class Likelihood(nn.Module, ABC):
     def mean(self, output: Tensor) -> Tensor:
         """E[x | output], ``[..., outputs]`` → ``[..., features]``."""
 
+    def typical(self) -> Tensor:
+        """The mean of the data that the model was started from, ``[features]``: what an encoder reads for NaN."""
+        return self.mean(torch.zeros_like(self.offset))
+
     @abstractmethod
     def check(self, x: Tensor) -> None:
         """Raise DataError where data ``[N, D]`` lie outside the support."""
@@ -273,14 +277,15 @@ def likelihood_from(config: Mapping[str, Any]) -> Likelihood:
 
 
 def _require(x: Tensor, valid: Tensor, likelihood: str, needed: str, remedy: str) -> None:
-    """Raise DataError that names the first entries that are not valid."""
+    """Raise DataError that names the first entries that are not valid; missing ones (NaN) are."""
+    valid = valid | x.isnan()
     if bool(valid.all()):
         return
-    wrong = (~valid).nonzero()
+    wrong, known = (~valid).nonzero(), x[~x.isnan()]
     row, feature = wrong[0].tolist()
     raise DataError(
         f"{len(wrong)} entries outside the support of {likelihood}, the first {float(x[row, feature]):g} "
-        f"in row {row}, feature {feature} (range of the data: {float(x.min()):g} to {float(x.max()):g})",
+        f"in row {row}, feature {feature} (range of the data: {float(known.min()):g} to {float(known.max()):g})",
         needed,
         remedy,
     )

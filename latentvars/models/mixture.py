@@ -14,9 +14,9 @@ from torch.distributions import constraints
 
 from latentvars import distributions
 from latentvars.errors import SettingError, ShapeError
-from latentvars.models.columns import as_events, column, feature_names, matrix, width
+from latentvars.models.columns import as_events, check_observed, column, feature_names, matrix, width
 from latentvars.models.emissions.base import Emission, positive
-from latentvars.models.initial import SAMPLE, sample, soft_groups
+from latentvars.models.initial import SAMPLE, filled, redrawn, sample, soft_groups
 from latentvars.models.priors import Priors, check_names
 from latentvars.rows import Batch, Rows
 
@@ -63,11 +63,12 @@ class Mixture:
         """
         self.check(rows)
         at = sample(rows.weights, SAMPLE, generator)
-        x, weights = matrix(column(rows)[at]), rows.weights[at]
+        x, weights = matrix(column(rows)), rows.weights[at]
+        observed, x = x[at], filled(x, rows.weights)[at]
         groups = soft_groups(self.emission.points(x), weights, self.components, self.emission.blur, generator)
         belongs = groups * (weights / weights.mean())[:, None]
         share = belongs.sum(0) + 1
-        return {"weights": share / share.sum()} | self.emission.start(x, belongs)
+        return {"weights": share / share.sum()} | self.emission.start(redrawn(observed, groups, generator), belongs)
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         """Names of the axes of the globals and of z."""
@@ -98,11 +99,13 @@ class Mixture:
 
         Raises:
             SettingError: more components than rows (of positive weight).
-            DataError: a constant feature whose variance is estimated; also all errors of :meth:`prepare`.
+            DataError: a feature without observed entries, or a constant one whose variance is estimated; also all
+                errors of :meth:`prepare`.
         """
         self.prepare(rows)
         used = rows.weights > 0
         check_enough("components", self.components, "rows", int(used.sum()))
+        check_observed(matrix(column(rows)[used]), feature_names(rows))
         self.emission.check_estimable(matrix(column(rows)[used]), feature_names(rows))
 
 

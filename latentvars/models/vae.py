@@ -12,7 +12,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from latentvars.errors import MissingDataError, ModelError, SettingError, ShapeError
+from latentvars.errors import ModelError, SettingError, ShapeError
+from latentvars.models.columns import check_observed, feature_names
+from latentvars.models.initial import filled
 from latentvars.models.likelihoods import LIKELIHOODS, Likelihood, likelihood_from
 from latentvars.models.networks import MLP, Standardize
 from latentvars.randomness import generator
@@ -33,6 +35,9 @@ class VAE:
     The networks hold all parameters; there are no globals. A linear decoder and encoder with :class:`Gaussian`
     likelihood is probabilistic PCA (noise "shared") or factor analysis (noise "feature") trained by variational
     inference; the optimum of the ELBO is the exact likelihood's for pPCA (Lucas et al. 2019).
+
+    Missing entries are integrated out exactly, as entries are independent given z. The encoder reads the mean of the
+    feature in their place: q may be any function of the observed entries (Mattei & Frellsen 2019, section 4).
 
     Args:
         encoder: ``[..., features]`` → ``[..., 2 latents]``, loc and log scale side by side, or a tuple
@@ -123,7 +128,8 @@ class VAE:
         Raises:
             ModelError: the encoder's output has another width.
         """
-        output = self.encoder(self._input(x))
+        x = self._input(x)
+        output = self.encoder(torch.where(x.isnan(), self.likelihood.typical(), x))
         if isinstance(output, tuple):
             loc, scale = output
         else:
@@ -149,7 +155,6 @@ class VAE:
 
         Raises:
             ShapeError: sequences, or another number of features.
-            MissingDataError: missing entries.
             DataError: values outside the likelihood's support.
         """
         x, features = _column(rows), self.likelihood.features
@@ -158,8 +163,6 @@ class VAE:
         if x.dim() != 2 or x.shape[1] != features:
             given = f"{x.shape[1]} features" if x.dim() == 2 else f"shape {list(x.shape[1:])} per row"
             raise ShapeError(given, f"{features} features", f"pass x as [rows, {features}], or build the model anew.")
-        if rows.observed is not None:
-            raise MissingDataError("missing entries (NaN)", "complete rows", "impute them, or drop these rows.")
         self.likelihood.check(x)
         return rows
 
@@ -171,11 +174,13 @@ class VAE:
         Weights are left alone, and so is a model that was started before, whose weights belong to its constants.
 
         Raises:
-            DataError: a Gaussian noise variance would be estimated from constant data.
+            DataError: a feature is never observed, or a Gaussian noise variance would be estimated from constant data.
         """
         if bool(self.likelihood.started):
             return
         x, weights = _column(rows).to(torch.float64), rows.weights.to(torch.float64)
+        check_observed(x[weights > 0], feature_names(rows))
+        x = filled(x, weights)
         self.likelihood.start(x, weights)
         self.likelihood.started.fill_(True)
         for layer in self.encoder.modules():

@@ -1,4 +1,4 @@
-"""Missing entries under Pyro: observed sites read NaN, sketches have none, and what cannot do without a column says so."""
+"""Missing entries under Pyro: observed sites read NaN, sketches have none, and a column that is needed is named."""
 
 from __future__ import annotations
 

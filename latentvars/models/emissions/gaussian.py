@@ -197,7 +197,7 @@ class SphericalGaussian:
         check_width(self.features, x.shape[-1])
 
     def check_estimable(self, x: Tensor, features: tuple[str, ...]) -> None:
-        if bool((x == x[0]).all()):
+        if bool(constant(x).all()):
             check_varies(x, features)
 
 
@@ -224,13 +224,18 @@ def check_varies(x: Tensor, features: tuple[str, ...]) -> None:
     Raises:
         DataError: with the names of those that are.
     """
-    constant = [name for name, same in zip(features, (x == x[0]).all(0).tolist(), strict=True) if same]
-    if constant:
+    names = [name for name, same in zip(features, constant(x).tolist(), strict=True) if same]
+    if names:
         raise DataError(
-            given=f"constant feature{'s' * (len(constant) > 1)} {', '.join(map(repr, constant))} in {len(x)} rows",
+            given=f"constant feature{'s' * (len(names) > 1)} {', '.join(map(repr, names))} in {len(x)} rows",
             needed="values that differ, since a variance is estimated for each feature",
             remedy="drop the feature, or check the data",
         )
+
+
+def constant(x: Tensor) -> Tensor:
+    """Whether all observed entries of a feature are equal, ``[D]``."""
+    return x.nan_to_num(nan=-torch.inf).amax(0) <= x.nan_to_num(nan=torch.inf).amin(0)
 
 
 def _locs(x: Tensor, weights: Tensor) -> Tensor:
