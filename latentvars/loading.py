@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pyro.distributions
@@ -56,11 +58,10 @@ def load(
     """
     document, tensors = read_fit(Path(path))
     known = registry()
-    rows = _rows(document, tensors, data)
     fitted = _model(document["model"], tensors, model, known)
     _restore_networks(fitted, document["networks"], tensors)
-    dtype = getattr(torch, document["dtype"])
-    program = Program.of(fitted, prepared(fitted, rows), dtype)
+    rows = _rows(document, tensors, None if data is None else prepared(fitted, data))
+    program = Program.of(fitted, rows, getattr(torch, document["dtype"]))
     _check_globals(program, document["globals"]["shapes"])
     return Fit(
         program,
@@ -87,28 +88,29 @@ def registry() -> Registry:
         for kind in vars(room).values()
         if isinstance(kind, type)
     ]
-    return {class_name(kind): kind for kind in [*torch_classes, *own, Optima] if isinstance(kind, type)}
+    classes = [kind for kind in [*torch_classes, *own, Optima] if isinstance(kind, type)]
+    settings = [field.default for kind in own if dataclasses.is_dataclass(kind) for field in dataclasses.fields(kind)]
+    functions = [default for default in settings if isinstance(default, FunctionType)]
+    return {class_name(entry): entry for entry in [*classes, *functions]}
 
 
-def _rows(document: Mapping[str, Any], tensors: Mapping[str, Tensor], data: Any) -> Rows:
-    if document["data"] is not None:
+def _rows(document: Mapping[str, Any], tensors: Mapping[str, Tensor], given: Rows | None) -> Rows:
+    """The stored rows, or those given, which have to be the same."""
+    if given is None and document["data"] is not None:
         return decode_rows(document["data"], tensors, document["data_digest"])
-    if data is None:
+    if given is None:
         raise StorageError(
             given=f"a fit that was saved without its {document['rows']} rows",
             needed="the rows",
             remedy="pass the same rows: load(path, data=rows)",
         )
-    rows = Rows.of(data)
-    if rows.digest() != document["data_digest"]:
-        rows = rows.as_sequence()  # what a chain makes of single observations
-    if rows.digest() != document["data_digest"]:
+    if given.digest() != document["data_digest"]:
         raise StorageError(
             given="other rows than those that were fitted: their digest differs",
             needed=f"the same {document['rows']} rows, with the same lengths and weights",
             remedy="pass them; other rows are read by fit.latent(rows) and fit.score_rows(rows) later",
         )
-    return rows
+    return given
 
 
 def _model(

@@ -21,6 +21,7 @@ from scipy import stats
 
 import latentvars as lv
 from latentvars.errors import SettingError
+from latentvars.posterior import observations
 from latentvars.posterior.axes import row_labels
 
 matplotlib.use("Agg")
@@ -201,6 +202,21 @@ def test_fewer_predictions_keep_the_numbers_of_their_draws(line: lv.Fit) -> None
     assert tree["log_likelihood"].sizes["draw"] == 40
 
 
+def test_rows_in_batches_stay_in_their_places(line: lv.Fit, at_point: lv.Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = line.to_datatree(60)
+    monkeypatch.setattr(observations, "READ_ROWS", 7)
+    tree = line.to_datatree(60)
+    xr.testing.assert_allclose(tree["log_likelihood"].dataset, whole["log_likelihood"].dataset)
+    xr.testing.assert_allclose(tree["sample_stats"].dataset, whole["sample_stats"].dataset)
+    xr.testing.assert_identical(tree["observed_data"].dataset, whole["observed_data"].dataset)
+    loc = tree["posterior/intercept"] + tree["posterior/slope"] * tree["constant_data/t"]
+    assert abs(((tree["posterior_predictive/y"] - loc) / tree["posterior/sigma"]).values.std() - 1) < 0.08
+    monkeypatch.undo()
+    monkeypatch.setattr(observations, "DRAWN_AT_ONCE", 500)
+    drawn = at_point.to_datatree(100)["posterior_predictive/x"]
+    assert drawn.shape == (1, 100, 60, 2) and len(np.unique(drawn.values)) == drawn.size
+
+
 def test_sequences_end_where_they_end() -> None:
     counts = np.random.default_rng(2).poisson(6.0, size=30)
     rows = lv.Rows(counts, lengths=[12, 8, 10], names=["a", "b", "c"])
@@ -314,10 +330,10 @@ def test_summary_of_draws(line: lv.Fit) -> None:
 
 
 def test_summary_of_a_point(at_point: lv.Fit) -> None:
-    table = at_point.summary()
-    assert list(table.columns) == ["estimate"] and len(table) == 2 + 4 + 8
-    assert table.loc["loc[1, width]", "estimate"] == float(at_point.point["loc"][1, 1])
-    assert table.loc["covariance[0, height, width]", "estimate"] == float(at_point.point["covariance"][0, 0, 1])
+    estimates = at_point.summary()["estimate"]
+    assert len(estimates) == 2 + 4 + 8
+    assert estimates["loc[1, width]"] == float(at_point.point["loc"][1, 1])
+    assert estimates["covariance[0, height, width]"] == float(at_point.point["covariance"][0, 0, 1])
 
 
 def test_networks_without_globals() -> None:

@@ -45,7 +45,6 @@ def save(fit: Fit, path: Path, *, overwrite: bool, data: bool, tree: bool | xr.D
     tensors = {"row_log_likelihood": fit.row_log_likelihood, "history": torch.from_numpy(fit.history.copy())}
     body = {
         **provenance(),
-        **described(fit),
         "model": _description(fit.model, "model", tensors),
         "algorithm": _description(fit.algorithm, "algorithm", tensors),
         "globals": _globals(fit, tensors),

@@ -94,15 +94,18 @@ def row_labels(names: Sequence[Hashable] | np.ndarray) -> np.ndarray:
         return names
     if isinstance(names, range):
         return np.arange(names.start, names.stop, names.step)
-    kinds = {type(name) for name in names}
-    if kinds and all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds):
+    if names and all(isinstance(name, int | np.integer) and not isinstance(name, bool) for name in names):
         return np.array(names, dtype=np.int64)
-    if kinds and all(issubclass(kind, float | np.floating) for kind in kinds):
+    if names and all(isinstance(name, float | np.floating) for name in names):
         return np.array(names, dtype=np.float64)
-    moments = (datetime.datetime, np.datetime64)
-    if kinds and all(issubclass(kind, moments) and getattr(n, "tzinfo", None) is None for n in names for kind in kinds):
+    if names and all(_is_moment(name) for name in names):
         return np.array(names, dtype="datetime64[ns]")
     return np.array([str(name) for name in names], dtype=np.str_)
+
+
+def _is_moment(name: Hashable) -> bool:
+    """Whether a label is a date with a time, of no time zone."""
+    return isinstance(name, datetime.datetime | np.datetime64) and getattr(name, "tzinfo", None) is None
 
 
 def _without_repeats(names: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Settings as JSON and back: numbers, text, tuples, mappings, dataclasses, distributions, torch factories.
 
-A class is written by its public name and found again in a registry that the reader holds: no file can name code to run.
+A class or function is written by its public name and found again in a registry that the reader holds: no file can
+name code to run.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from latentvars.errors import KindError, StorageError
@@ -61,8 +63,8 @@ def encode(value: Any, tensors: dict[str, Tensor], where: str) -> Json:
         return {"kind": "partial", "of": _function(value.func, where), "with": _each(value.keywords, tensors, where)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _encode_object(value, tensors, where)
-    if isinstance(value, type):
-        return {"kind": "class", "name": class_name(value)}
+    if isinstance(value, type | types.FunctionType):
+        return {"kind": "named", "name": _function(value, where)}
     raise _refused(value, where)
 
 
@@ -98,7 +100,7 @@ def decode(value: Json, tensors: Mapping[str, Tensor], registry: Registry) -> An
             return decode_law(value, again, functools.partial(_known, registry))
         case {"kind": "partial", "of": name, "with": settings}:
             return functools.partial(_known(registry, name), **{k: again(item) for k, item in settings.items()})
-        case {"kind": "class", "name": name}:
+        case {"kind": "named", "name": name}:
             return _known(registry, name)
         case {"kind": "config", "class": name, "config": config}:
             return _known(registry, name).from_config(config)
@@ -137,7 +139,8 @@ def _rebuilt(kind: type, fields: Mapping[str, Any]) -> Any:
 
 
 def _function(function: Any, where: str) -> str:
-    if not isinstance(function, type):
+    """Name of a class or of a function that stands in a module."""
+    if not isinstance(function, type | types.FunctionType) or "<" in function.__qualname__:
         raise _refused(function, where)
     return class_name(function)
 
@@ -145,15 +148,16 @@ def _function(function: Any, where: str) -> str:
 def _known(registry: Registry, name: str) -> Any:
     if name not in registry:
         raise Undescribed(
-            given=f"the class {name}",
-            needed="a class that latentvars or Pyro has",
+            given=f"{name}",
+            needed="a class or function that latentvars, Pyro or torch.optim has",
             remedy="pass the object itself to load: it was written by you",
         )
     return registry[name]
 
 
 def _refused(value: Any, where: str) -> Undescribed:
-    kind = "function" if callable(value) and not isinstance(value, nn.Module) else type(value).__name__
+    functions = types.FunctionType | types.BuiltinFunctionType | types.MethodType | functools.partial
+    kind = "function" if isinstance(value, functions) else type(value).__name__
     return Undescribed(
         given=f"{where}: a {kind} of your own",
         needed="numbers, text, tuples, mappings, dataclasses or distributions",

@@ -40,7 +40,7 @@ def write_fit(
     Raises:
         StorageError: something is in the way, or the parent is missing.
     """
-    path = Path(os.path.abspath(path.expanduser().resolve()))
+    path = path.expanduser().resolve()
     _check_target(path, overwrite)
     with _appearing(path, overwrite) as folder:
         plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
