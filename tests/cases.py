@@ -94,9 +94,7 @@ def code_sequences() -> lv.Rows:
 
 def mixed_sequences() -> lv.Rows:
     def draw(noise: np.random.Generator, z: np.ndarray) -> np.ndarray:
-        return np.column_stack(
-            [noise.normal(size=(len(z), 1)) + 2.0 * z[:, None], noise.random(len(z)) < 0.2 + 0.5 * z]
-        )
+        return np.column_stack([noise.normal(size=len(z)) + 2.0 * z, noise.random(len(z)) < 0.2 + 0.5 * z])
 
     return sequences(draw, 14)
 

@@ -16,9 +16,7 @@ from torch import Tensor
 
 import latentvars as lv
 from latentvars.inference.algorithm import Problem
-from latentvars.inference.engine import bind
 from latentvars.inference.m_step import complete_objective
-from latentvars.inference.starting import starting_point
 from latentvars.program import Bound, Program, model_parameters
 
 MINIBATCH = [name for name in CASES if name != "vae-gaussian"]
@@ -390,8 +388,10 @@ def test_networks_of_single_precision_make_everything_single() -> None:
 @functools.cache
 def bound(name: str) -> tuple[lv.Rows, Program, dict[str, Tensor]]:
     """Rows, program and a start of a case; shared by the tests, which do not change them."""
-    rows, program = bind(CASES[name].model(), CASES[name].data())
-    return rows, program, starting_point(program, rows, 0)
+    case = CASES[name]
+    nothing = lv.EM(passes=0) if case.em else lv.SVI(passes=0, guide=lv.Delta())
+    found = lv.fit(case.model(), case.data(), nothing, progress=False)
+    return found.rows, found.program, found.point
 
 
 @functools.cache
@@ -442,9 +442,10 @@ def minibatch_svi(rows: lv.Rows, passes: int) -> lv.SVI:
 
 
 def factor_analysis(latents: int) -> tuple[lv.Rows, Program, dict[str, Tensor]]:
-    rows, program = bind(user_models.FactorAnalysis(3, latents), cases.factors())
     loadings = torch.tensor([[1.0, 0.7, -0.4], [0.1, 0.5, 0.8]], dtype=torch.float64)[:latents]
-    return rows, program, {"loadings": loadings, "noise": torch.tensor(0.6, dtype=torch.float64)}
+    point = {"loadings": loadings, "noise": torch.tensor(0.6, dtype=torch.float64)}
+    found = lv.from_point(user_models.FactorAnalysis(3, latents), cases.factors(), point)
+    return found.rows, found.program, point
 
 
 def linear_gaussian(rows: lv.Rows, point: Mapping[str, Tensor]) -> Tensor:

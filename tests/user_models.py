@@ -28,7 +28,7 @@ class ExplicitMixture:
 
 
 class FlatMixture:
-    """The model of ``lv.models.GaussianMixture(components, covariance="diag")`` with its component drawn at each row."""
+    """The model of ``lv.models.GaussianMixture(K, D, "diag")`` with its component drawn at each row."""
 
     def __init__(self, components: int, features: int) -> None:
         self.components, self.features = components, features
