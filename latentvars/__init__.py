@@ -1,6 +1,9 @@
 """latentvars: latent-variable models on Pyro and PyTorch, fitted by one engine, read as beliefs and as embeddings."""
 
-from latentvars import models
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from latentvars import datasets, models
 from latentvars.distributions import flat
 from latentvars.embedding import Embedding
 from latentvars.inference import (
@@ -26,7 +29,12 @@ from latentvars.inference import (
 from latentvars.loading import load
 from latentvars.models import emissions
 from latentvars.posterior import LatentPosterior
+from latentvars.posterior.standard_errors import StandardErrors
 from latentvars.rows import Batch, Rows
+from latentvars.studies import Bootstrap, bootstrap
+
+if TYPE_CHECKING:
+    from latentvars import plots
 
 __version__ = "0.1.0"
 
@@ -35,6 +43,7 @@ __all__ = [
     "SVI",
     "AnyOf",
     "Batch",
+    "Bootstrap",
     "Custom",
     "Delta",
     "Embedding",
@@ -48,13 +57,24 @@ __all__ = [
     "OnlineEM",
     "Plateau",
     "Rows",
+    "StandardErrors",
     "Status",
     "TimeLimit",
     "Tolerance",
+    "bootstrap",
+    "datasets",
     "emissions",
     "fit",
     "flat",
     "from_point",
     "load",
     "models",
+    "plots",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``lv.plots`` is imported when it is first used: matplotlib is slow to import."""
+    if name == "plots":
+        return import_module("latentvars.plots")
+    raise AttributeError(f"module 'latentvars' has no attribute {name!r}")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentvars.errors import KindError, SettingError
+from latentvars.errors import KindError, SettingError, ShapeError
 from latentvars.rows.batch import Batch
 from latentvars.rows.layout import (
     check_values,
@@ -167,6 +167,36 @@ class Rows:
         rows = object.__new__(Rows)
         columns = {name: value[where] for name, value in self.columns.items()}
         rows._set(columns, lengths, self.weights[at], self.features, tuple(self.names[i] for i in at.tolist()))
+        return rows
+
+    def with_weights(self, weights: Any) -> Rows:
+        """The same rows, sharing their columns, with other weights ``[N]``.
+
+        Raises:
+            ShapeError, DataError: as for the weights of new rows.
+        """
+        rows = object.__new__(Rows)
+        rows._set(self.columns, self.lengths, row_weights(weights, len(self)), self.features, self.names)
+        return rows
+
+    def with_columns(self, columns: Mapping[str, Tensor]) -> Rows:
+        """The same rows with other values of some columns, of the shapes that they have here.
+
+        Raises:
+            NameUnknownError: there is no such column.
+            ShapeError: another shape.
+            DataError: infinite values.
+        """
+        for name, value in columns.items():
+            if value.shape != self[name].shape:
+                raise ShapeError(
+                    f"values of shape {list(value.shape)} for column {name!r}",
+                    f"the shape it has, {list(self[name].shape)}",
+                    "correct the values.",
+                )
+            check_values(name, value)
+        rows = object.__new__(Rows)
+        rows._set({**self.columns, **columns}, self.lengths, self.weights, self.features, self.names)
         return rows
 
     def digest(self) -> str:
