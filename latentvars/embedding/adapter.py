@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 
 from latentvars.embedding.blocks import blocks, fingerprints, one_thread, originals, steps_of
-from latentvars.embedding.channels import Channel, Fitted, channels, checked, read
+from latentvars.embedding.channels import Channel, Fitted, channels, checked, is_fit, read
 from latentvars.embedding.frames import framed
 from latentvars.embedding.reading import is_table, table_to_rows
 from latentvars.errors import KindError, SettingError, ShapeError
@@ -29,8 +29,8 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
 
     The vector of a row is a function of the row and of the fit *to the bit*: whatever rows stand before, after or
     beside it, however many, and whatever the number of threads. Rows are computed in blocks of one shape in which the
-    place of a row is a hash of its values, on one thread; :mod:`latentvars.embedding.blocks` tells why. (On another
-    processor, or with another release of torch, the last digits may differ.)
+    place of a row is a hash of its values, on one thread; :mod:`latentvars.embedding.blocks` tells why, and what is
+    slow. (On another processor, or with another release of torch, the last digits may differ.)
 
     Args:
         source: a fit, or a recipe: anything that makes a fit from :class:`latentvars.Rows` when it is called, such as
@@ -71,17 +71,18 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
 
         Raises:
             KindError: the source is neither a fit nor a recipe.
-            ModelError: the model has no local latents.
+            ModelError: the model has no local latents, or their posterior means depend on more than the row: on its
+                position, or on a draw.
             NameUnknownError: ``sites`` names none of them.
             ValueError: data that cannot be read or fitted; further errors are those of the recipe.
         """
         self._check_settings()
-        if _is_fit(self.source):
+        self._forget()
+        if is_fit(self.source):
             self.fit_, rows = self.source, self._rows(X, learning=False)
         else:
-            self._forget()
-            rows = self._rows(X, learning=True)
-            self.fit_ = checked(_recipe(self.source)(rows))
+            recipe, rows = _recipe(self.source), self._rows(X, learning=True)
+            self.fit_ = checked(recipe(rows))
             self.schema_ = rows.schema
         conformed = _conformed(self.fit_, rows)
         self.channels_ = channels(self.fit_, conformed, self.sites)
@@ -126,9 +127,10 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         fitted = self._fitted()
         if input_features is not None:
             self._check_input_features(np.asarray(input_features, dtype=object))
-        if not hasattr(self, "channels_") and getattr(fitted, "rows", None) is None:
-            raise NotFittedError("the widths of the sites are not known yet. needed: data. do: call fit(X) first.")
-        return np.asarray(self._names(self._channels(getattr(fitted, "rows", None))), dtype=object)
+        rows: Rows | None = getattr(fitted, "rows", None)
+        if rows is not None or hasattr(self, "channels_"):
+            return np.asarray(self._names(self._channels(rows)), dtype=object)
+        raise NotFittedError("the widths of the sites are not known yet. needed: data. do: call fit(X) first.")
 
     def set_output(self, *, transform: str | None = None) -> Embedding:
         """What ``transform`` returns: ``"default"`` (arrays), ``"pandas"`` or ``"polars"``; None leaves it.
@@ -175,14 +177,19 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         Raises:
             AttributeError: not fitted, or the data are no table.
         """
-        schema: Schema | None = getattr(self, "schema_", getattr(self.source, "schema", None))
+        schema = self._schema()
         if schema is None or [len(shape) for shape in schema.columns.values()] != [1]:
             raise AttributeError("the number of features is not known")
         ((name, shape),) = schema.columns.items()
         return name, schema.features.get(name, default_features(name, shape))
 
+    def _schema(self) -> Schema | None:
+        """What the data of the fit looked like, where it is known."""
+        known = getattr(self.source, "schema", None) if is_fit(self.source) else None
+        return getattr(self, "schema_", known)
+
     def _rows(self, x: Any, *, learning: bool) -> Rows:
-        schema: Schema | None = getattr(self.source, "schema", None)
+        schema = self._schema()
         table = schema is None or [len(shape) for shape in schema.columns.values()] == [1]
         return table_to_rows(x, self, learning=learning) if table and is_table(x) else Rows.of(x)
 
@@ -193,9 +200,11 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
             )
         return getattr(self, "fit_", self.source)
 
-    def _channels(self, rows: Rows) -> tuple[Channel, ...]:
+    def _channels(self, rows: Rows | None) -> tuple[Channel, ...]:
+        """Those that ``fit`` found, or else those of ``rows``."""
         if hasattr(self, "channels_"):
             return self.channels_
+        assert rows is not None
         return channels(self._fitted(), rows, self.sites)
 
     def _names(self, parts: Sequence[Channel]) -> list[str]:
@@ -228,7 +237,7 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
             vars(self).pop(name, None)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "fit_") or _is_fit(self.source)
+        return hasattr(self, "fit_") or is_fit(self.source)
 
     def __sklearn_clone__(self) -> Embedding:
         """A twin that has not been fitted; the source, a value, is shared rather than copied with its data."""
@@ -242,6 +251,7 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         tags = super().__sklearn_tags__()
         assert tags.transformer_tags is not None
         tags.transformer_tags.preserves_dtype = []  # the precision is the model's
+        tags.input_tags.allow_nan = True  # the model integrates missing entries out, or says why it cannot
         return tags
 
 
@@ -259,8 +269,7 @@ def _embedded(fitted: Fitted, rows: Rows, parts: Sequence[Channel], each: bool) 
         for block in blocks(rows, keys, np.flatnonzero(first == np.arange(len(first)))):
             values = read(fitted, block.rows, parts, each)[block.places]
             if each:
-                assert rows.lengths is not None
-                values = values[np.arange(values.shape[1]) < rows.lengths.numpy()[block.members, None]]
+                values = values.reshape(-1, values.shape[-1])
             if found is None:
                 found = np.empty((rows.steps if each else len(rows), values.shape[-1]), values.dtype)
             found[where(block.members)] = values
@@ -273,10 +282,6 @@ def _conformed(fitted: Fitted, rows: Rows) -> Rows:
     """The rows as the fit reads them (a chain takes observations as the steps of one sequence), checked."""
     conform: Callable[[Rows], Rows] | None = getattr(fitted, "conform", None)
     return rows if conform is None else conform(rows)
-
-
-def _is_fit(source: Any) -> bool:
-    return callable(getattr(source, "latent", None))
 
 
 def _recipe(source: Any) -> Callable[[Rows], Any]:

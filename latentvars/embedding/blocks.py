@@ -5,9 +5,11 @@ vectorised exp of the last few elements is another function than that of the res
 several ways, and a guide that draws an intermediate latent draws another number at another place. So that the vector
 of a row is a function of the row, to the bit, all of this is held fixed:
 
-* rows are computed in blocks of a fixed number of slots (observations), or of a fixed number of slots and steps
-  (sequences; both depend on the row's own length, rounded up, and slot 0 holds a filler of exactly that many steps);
+* rows are computed in blocks of a fixed number of slots; sequences in blocks of equal lengths, whose number of slots
+  depends on that length, so that many different lengths are slow, as sequences one at a time are;
 * the slot of a row is a hash of its values; slots that stay empty are filled with rows that stand elsewhere;
+* a block holds complete rows, or rows in which the same entries are missing (laws of vectors are computed pattern by
+  pattern), so that rows with gaps take a block for each pattern: many patterns are slow, as rows one at a time are;
 * weights are one, names are positions, and torch runs on one thread.
 
 What stands in the other slots has no influence, since a model treats rows as independent. Equal rows are computed once.
@@ -16,7 +18,7 @@ What stands in the other slots has no influence, since a model treats rows as in
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -27,7 +29,7 @@ from latentvars.rows import Rows
 
 SLOTS = 512
 SEQUENCE_SLOTS = 64
-SEQUENCE_STEPS = 4_096  # steps in a block of sequences, where more than one fits
+SEQUENCE_STEPS = 1 << 15  # steps in a block of sequences, where more than one fits
 HASHED = 1 << 20  # numbers hashed at a time
 
 # threads of torch are a setting of the process: two embeddings at once would put back each other's
@@ -63,21 +65,27 @@ def one_thread() -> Iterator[None]:
 
 def fingerprints(rows: Rows) -> np.ndarray:
     """A hash of the values of each row, ``[N]`` uint64, the same on every machine; 0 and −0 are equal."""
-    steps = np.zeros(rows.steps, np.uint64)
-    for name in sorted(rows.columns):
-        values = rows.columns[name].numpy().reshape(rows.steps, -1)
+    return _hashed(rows.columns, rows.lengths)
+
+
+def _hashed(columns: Mapping[str, torch.Tensor], lengths: torch.Tensor | None) -> np.ndarray:
+    """A hash of the entries of each row in columns of ``[S, ...]``, ``[N]`` uint64."""
+    size = len(next(iter(columns.values())))
+    steps = np.zeros(size, np.uint64)
+    for name in sorted(columns):
+        values = columns[name].numpy().reshape(size, -1)
         factors = _scrambled(np.arange(values.shape[1], dtype=np.uint64)) | np.uint64(1)
-        size = max(1, HASHED // values.shape[1])
-        for start in range(0, rows.steps, size):
-            part = values[start : start + size]
-            words = np.ascontiguousarray(_canonical(part)).view(np.uint64)
+        at_once = max(1, HASHED // values.shape[1])
+        for start in range(0, size, at_once):
+            part = slice(start, start + at_once)
+            words = np.ascontiguousarray(_canonical(values[part])).view(np.uint64)
             hashed = ((words ^ (words >> np.uint64(32))) * factors).sum(1, dtype=np.uint64)
-            steps[start : start + size] = _scrambled(steps[start : start + size] ^ hashed)
-    if rows.lengths is None:
+            steps[part] = _scrambled(steps[part] ^ hashed)
+    if lengths is None:
         return steps
-    lengths = rows.lengths.numpy()
-    starts = lengths.cumsum() - lengths
-    order = np.arange(rows.steps, dtype=np.uint64) - np.repeat(starts, lengths).astype(np.uint64)
+    each = lengths.numpy()
+    starts = each.cumsum() - each
+    order = (np.arange(size) - np.repeat(starts, each)).astype(np.uint64)
     return _scrambled(np.add.reduceat(steps * (_scrambled(order) | np.uint64(1)), starts))
 
 
@@ -99,26 +107,37 @@ def blocks(rows: Rows, keys: np.ndarray, members: np.ndarray) -> Iterator[Block]
         keys: :func:`fingerprints` of all rows.
         members: rows whose vectors are wanted, ``[M]``.
     """
+    for group in _alike(rows, members):
+        slots = SLOTS
+        if rows.lengths is not None:
+            slots = max(1, min(SEQUENCE_SLOTS, SEQUENCE_STEPS // int(rows.lengths[group[0]])))
+        for table in _tables(keys, group, slots):
+            used = table >= 0
+            yield Block(rows_at(rows, np.where(used, table, table[used][0])), np.flatnonzero(used), table[used])
+
+
+def _alike(rows: Rows, members: np.ndarray) -> list[np.ndarray]:
+    """``members`` by what decides how they are computed: the length, and which entries are missing."""
+    steps = np.ones_like(members) if rows.lengths is None else rows.lengths.numpy()[members]
+    gaps = np.zeros(len(members), np.int64)
+    if rows.observed is not None:
+        missing = {name: (~mask).to(torch.int64) for name, mask in rows.observed.items()}
+        pattern = _hashed(missing, rows.lengths)[members].view(np.int64)
+        complete = ~_any_missing(rows)[members]
+        gaps = np.where(complete, 0, pattern)
+    order = np.lexsort((gaps, steps))
+    cuts = np.flatnonzero((np.diff(steps[order]) != 0) | (np.diff(gaps[order]) != 0)) + 1
+    return np.split(members[order], cuts)
+
+
+def _any_missing(rows: Rows) -> np.ndarray:
+    """Whether any entry of a row is missing, ``[N]``."""
+    assert rows.observed is not None
+    by_step = np.any([(~mask).numpy().reshape(rows.steps, -1).any(1) for mask in rows.observed.values()], 0)
     if rows.lengths is None:
-        for table in _tables(keys, members, SLOTS):
-            used = table >= 0
-            filled = np.where(used, table, table[used][0])
-            yield Block(rows_at(rows, filled), np.flatnonzero(used), table[used])
-        return
-    ceilings = ceiling(rows.lengths.numpy()[members])
-    for steps in np.unique(ceilings).tolist():
-        slots = max(1, min(SEQUENCE_SLOTS, SEQUENCE_STEPS // steps))
-        for table in _tables(keys, members[ceilings == steps], slots):
-            used = table >= 0
-            filler = table[used][0]
-            filled = np.concatenate([[filler], np.where(used, table, filler)])
-            yield Block(rows_at(rows, filled, steps), 1 + np.flatnonzero(used), table[used])
-
-
-def ceiling(lengths: np.ndarray) -> np.ndarray:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... steps."""
-    power = np.int64(1) << np.ceil(np.log2(lengths)).astype(np.int64)
-    return np.where(lengths <= power // 4 * 3, power // 4 * 3, power)
+        return by_step
+    lengths = rows.lengths.numpy()
+    return np.logical_or.reduceat(by_step, lengths.cumsum() - lengths)
 
 
 def steps_of(rows: Rows, at: np.ndarray) -> np.ndarray:
@@ -129,22 +148,11 @@ def steps_of(rows: Rows, at: np.ndarray) -> np.ndarray:
     return np.repeat(starts - (kept.cumsum() - kept), kept) + np.arange(kept.sum())
 
 
-def rows_at(rows: Rows, at: np.ndarray, first_steps: int | None = None) -> Rows:
-    """The rows ``at``, of weight 1.
-
-    Args:
-        rows: the data.
-        at: positions, repeats allowed.
-        first_steps: steps of the first of them, cut or continued with its last step; None: its own.
-    """
-    if rows.lengths is None:
-        return Rows({name: value[torch.from_numpy(at)] for name, value in rows.columns.items()})
-    where, lengths = steps_of(rows, at), rows.lengths.numpy()[at]
-    if first_steps is not None:
-        head = where[0] + np.minimum(np.arange(first_steps), lengths[0] - 1)
-        where = np.concatenate([head, where[lengths[0] :]])
-        lengths = np.concatenate([[first_steps], lengths[1:]])
-    return Rows({name: value[torch.from_numpy(where)] for name, value in rows.columns.items()}, lengths=lengths)
+def rows_at(rows: Rows, at: np.ndarray) -> Rows:
+    """The rows ``at``, of weight 1 and without names; repeats are allowed."""
+    where = at if rows.lengths is None else steps_of(rows, at)
+    columns = {name: value[torch.from_numpy(where)] for name, value in rows.columns.items()}
+    return Rows(columns, lengths=None if rows.lengths is None else rows.lengths[torch.from_numpy(at)])
 
 
 def _tables(keys: np.ndarray, members: np.ndarray, slots: int) -> Iterator[np.ndarray]:

@@ -23,7 +23,7 @@ class Beliefs(Protocol):
     def sites(self) -> tuple[str, ...]: ...
 
     def mean(self, name: str | None = None) -> Any:
-        """``[N, ...]``; for what belongs to the steps of sequences ``[N, T, ...]``, anything beyond the lengths."""
+        """``[N, ...]``; for what belongs to the steps of sequences ``[N, T, ...]``."""
         ...
 
 
@@ -70,20 +70,37 @@ def channels(fitted: Fitted, rows: Rows, sites: str | Sequence[str] | None) -> t
     """The channels of ``sites`` (None: all), found by embedding the first row.
 
     Raises:
-        ModelError: the model has no local latents.
+        ModelError: the model has no local latents, or their posterior means depend on more than the row.
         NameUnknownError: a site that is no local latent.
     """
-    one = np.zeros(1, np.int64)
     with one_thread():
-        first = fitted.latent(rows_at(rows, one, 1))
-        names = _chosen(tuple(first.sites), sites)
-        shapes = {name: _mean(first, name).shape[1:] for name in names}
+        first = fitted.latent(_twice(rows, 1))
+        means = {name: _mean(first, name) for name in _chosen(tuple(first.sites), sites)}
+        for name, mean in means.items():
+            _check_equal_rows(name, mean)
         if rows.lengths is None:
-            return tuple(Channel(name, shapes[name]) for name in names)
+            return tuple(Channel(name, mean.shape[1:]) for name, mean in means.items())
         # what grows with the steps belongs to them
-        longer = fitted.latent(rows_at(rows, one, 2))
-        grows = {name: _mean(longer, name).shape[1:] != shapes[name] for name in names}
-    return tuple(Channel(name, shapes[name][grows[name] :], grows[name]) for name in names)
+        longer = fitted.latent(_twice(rows, 2))
+        grows = {name: _mean(longer, name).shape != mean.shape for name, mean in means.items()}
+    return tuple(Channel(name, mean.shape[1 + grows[name] :], grows[name]) for name, mean in means.items())
+
+
+def _twice(rows: Rows, steps: int) -> Rows:
+    """The first row and its copy, of so many steps where rows are sequences (the last is repeated)."""
+    if rows.lengths is None:
+        return rows_at(rows, np.zeros(2, np.int64))
+    own = torch.arange(steps).clamp(max=int(rows.lengths[0]) - 1).repeat(2)
+    return Rows({name: value[own] for name, value in rows.columns.items()}, lengths=[steps, steps])
+
+
+def _check_equal_rows(site: str, mean: np.ndarray) -> None:
+    if not np.allclose(mean[0], mean[1], rtol=1e-3, atol=1e-6, equal_nan=True):
+        raise ModelError(
+            given=f"two equal rows whose posterior means of {site!r} differ",
+            needed="a posterior that depends on the values of a row alone",
+            remedy="let the guide read rows.x, not rows.index, and let no local's law in it depend on another's draw",
+        )
 
 
 def read(fitted: Fitted, rows: Rows, parts: Sequence[Channel], each: bool) -> np.ndarray:
@@ -91,9 +108,9 @@ def read(fitted: Fitted, rows: Rows, parts: Sequence[Channel], each: bool) -> np
 
     Args:
         fitted: the fit.
-        rows: N rows, the first as long as the longest.
+        rows: N rows, of equal lengths.
         parts: what the vectors consist of.
-        each: one vector for each step ``[N, T, W]`` (unspecified beyond the lengths); otherwise ``[N, W]``, the mean
+        each: one vector for each step ``[N, T, W]``; otherwise ``[N, W]``, the mean
             over the row's own steps where a channel has steps.
     """
     latent = fitted.latent(rows)
@@ -102,21 +119,9 @@ def read(fitted: Fitted, rows: Rows, parts: Sequence[Channel], each: bool) -> np
         mean = _mean(latent, part.site)
         value = mean.reshape(*mean.shape[: 1 + part.per_step], part.width)
         if rows.lengths is not None and part.per_step != each:
-            value = _pooled(value, rows.lengths.numpy()) if part.per_step else _repeated(value, rows)
+            value = value.mean(1) if part.per_step else np.repeat(value[:, None], int(rows.lengths[0]), 1)
         found.append(value)
     return np.concatenate(found, -1)
-
-
-def _pooled(value: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Means ``[N, W]`` over the first ``lengths`` steps of ``[N, T, W]``."""
-    valid = np.arange(value.shape[1]) < lengths[:, None]
-    total = np.where(valid[..., None], value, 0).sum(1)
-    return total / lengths[:, None].astype(value.dtype)
-
-
-def _repeated(value: np.ndarray, rows: Rows) -> np.ndarray:
-    assert rows.lengths is not None
-    return np.repeat(value[:, None], int(rows.lengths.max()), 1)
 
 
 def _mean(latent: Beliefs, site: str) -> np.ndarray:
@@ -167,10 +172,15 @@ def checked(fitted: Any) -> Fitted:
     Raises:
         KindError: it has no ``latent``.
     """
-    if not callable(getattr(fitted, "latent", None)):
+    if not is_fit(fitted):
         raise KindError(
             given=f"{type(fitted).__name__} in the place of a fit",
             needed="a fit, as lv.fit(...) returns, or a recipe that makes one from data",
             remedy="write Embedding(lv.fit(model, data)), or Embedding(lv.Fitter(model))",
         )
     return fitted
+
+
+def is_fit(source: Any) -> bool:
+    """Whether ``source`` has beliefs over the latents of rows."""
+    return callable(getattr(source, "latent", None)) and not isinstance(source, type)

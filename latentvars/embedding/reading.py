@@ -1,4 +1,4 @@
-"""Reading what a transformer is given: arrays and frames by the rules of scikit-learn, anything else by those of Rows."""
+"""Reading what a transformer is given: arrays and frames by scikit-learn's rules, anything else by those of Rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ def table_to_rows(x: Any, estimator: BaseEstimator, *, learning: bool) -> Rows:
     """
     if learning:
         array = check_array(
-            x, ensure_all_finite="allow-nan", ensure_min_samples=FEWEST, estimator=estimator, input_name="X"
+            x,
+            ensure_all_finite="allow-nan",  # type: ignore[arg-type]
+            ensure_min_samples=FEWEST,
+            estimator=estimator,
+            input_name="X",
         )
     else:
         array = validate_data(estimator, x, reset=False, ensure_all_finite="allow-nan")
