@@ -21,7 +21,7 @@ from scipy import stats
 
 import latentvars as lv
 from latentvars.errors import SettingError
-from latentvars.posterior import observations
+from latentvars.posterior import datatree, observations
 from latentvars.posterior.axes import row_labels
 
 matplotlib.use("Agg")
@@ -200,6 +200,12 @@ def test_fewer_predictions_keep_the_numbers_of_their_draws(line: lv.Fit) -> None
     tree = line.to_datatree(40, predictive=4)
     assert list(tree["posterior_predictive"].draw.values) == [0, 10, 20, 30]
     assert tree["log_likelihood"].sizes["draw"] == 40
+
+
+def test_predictions_of_many_rows_are_fewer(line: lv.Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datatree, "PREDICTED_NUMBERS", 40 * 6)
+    assert line.to_datatree(12)["posterior_predictive"].sizes["draw"] == 6
+    assert line.to_datatree(12, predictive=12)["posterior_predictive"].sizes["draw"] == 12
 
 
 def test_rows_in_batches_stay_in_their_places(line: lv.Fit, at_point: lv.Fit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,8 @@ class Fit:
         Args:
             draws: of the globals, and of new data at a point.
             seed: of the draws; None: that of the fit.
-            predictive: draws of new data (True: as many as ``draws``; spread evenly over them where fewer).
+            predictive: draws of new data, spread evenly over those of the globals; True: as many as ``draws``, or
+                as give 20 million numbers where there are many rows; False: none.
             latents: whether to add posterior means of the locals, at the point.
         """
         seed = self.seed if seed is None else seed
@@ -180,7 +181,8 @@ class Fit:
             self._known(draws, seed),
             history=self.history,
             latent=self.latent() if latents else None,
-            predictive=draws if predictive is True else int(predictive),
+            draws=draws,
+            predictive=None if predictive is True else int(predictive),
             seed=seed,
             attributes=described(self),
         )

@@ -20,6 +20,7 @@ from latentvars.randomness import derive
 from latentvars.rows import Rows
 
 LEAD = ("chain", "draw")
+PREDICTED_NUMBERS = 20_000_000  # of all predictions together, unless another number of draws is asked for
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def datatree(
     *,
     history: np.ndarray,
     latent: LatentPosterior | None,
-    predictive: int,
+    draws: int,
+    predictive: int | None,
     seed: int,
     attributes: Mapping[str, Any],
 ) -> xr.DataTree:
@@ -63,11 +65,13 @@ def datatree(
         known: the globals, data and model.
         history: objective after each pass, nats per row.
         latent: beliefs over the locals at the point; None leaves them out.
-        predictive: draws of new data; 0 leaves them out.
+        draws: of the globals; of new data where they are a point.
+        predictive: draws of new data; 0 leaves them out; None: ``draws``, or fewer of many rows.
         seed: of the draws made here.
         attributes: of the root, besides the versions of the libraries.
     """
     observations = Observations.of(known.program, known.rows, known.point, known.axes.names)
+    predictive = _affordable(draws, observations) if predictive is None else predictive
     axes = known.axes.labelled(observations.labels)
     groups = {
         **_globals(known),
@@ -155,6 +159,12 @@ def draw_scores(program: Program, rows: Rows, draws: Mapping[str, Tensor], seed:
             priors.append(found[0].prior)
             scores.append(torch.cat([score.rows for score in found]))
     return torch.stack(priors), torch.stack(scores)
+
+
+def _affordable(draws: int, observations: Observations) -> int:
+    """As many draws as there are, or as give 20 million numbers (160 MB)."""
+    numbers = sum(value.size for value in observations.values.values())
+    return min(draws, max(1, PREDICTED_NUMBERS // max(1, numbers)))
 
 
 def _predictive(
