@@ -15,7 +15,7 @@ from torch.distributions import constraints
 
 import latentvars as lv
 from latentvars.errors import KindError, NumericalError, SettingError, SupportError
-from latentvars.inference.engine import bind
+from latentvars.inference.binding import bind
 from latentvars.posterior.information import _differenced, derivatives, inner_point
 from latentvars.posterior.standard_errors import standard_errors
 

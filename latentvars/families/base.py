@@ -151,3 +151,7 @@ class Family(ABC):
     @abstractmethod
     def maximise(self, step: MStep, reference: Reference) -> Tensor:
         """The value of the global that maximises its share of Q + log prior, the others held."""
+
+    @abstractmethod
+    def at_floor(self, argument: str, value: Tensor, reference: Reference) -> Tensor:
+        """Whether an argument ``[*batch, *event]`` stands at the least variance, ``[*batch]``."""

@@ -57,6 +57,9 @@ class CategoricalFamily(Family):
         total = counts.sum(-1)
         return step.finish(counts / total[..., None], total)
 
+    def at_floor(self, argument: str, value: Tensor, reference: Reference) -> Tensor:
+        return nowhere(value, self.events[argument])
+
 
 class BernoulliFamily(Family):
     """Bernoulli and binomial: statistics Σw·successes, Σw·trials."""
@@ -87,6 +90,9 @@ class BernoulliFamily(Family):
             a, b = step.of_prior("concentration1"), step.of_prior("concentration0")
             successes, trials = successes + a - 1, trials + a + b - 2
         return step.finish((successes / trials).clamp(0, 1), trials)
+
+    def at_floor(self, argument: str, value: Tensor, reference: Reference) -> Tensor:
+        return nowhere(value, self.events[argument])
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,14 @@ class RateFamily(Family):
             events = (events + step.of_prior("concentration") - 1).clamp(min=0)
             exposure = exposure + step.of_prior("rate")
         return step.finish(events / exposure, exposure)
+
+    def at_floor(self, argument: str, value: Tensor, reference: Reference) -> Tensor:
+        return nowhere(value, self.events[argument])
+
+
+def nowhere(value: Tensor, events: int) -> Tensor:
+    """False for every element of the batch."""
+    return torch.zeros(value.shape[: value.dim() - events], dtype=torch.bool)
 
 
 def discrete_families() -> dict[type[TorchDistribution], Family]:

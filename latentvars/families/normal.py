@@ -15,6 +15,7 @@ from latentvars.families.base import Arguments, Family, MStep, Reference, Statis
 from latentvars.families.leaves import floating, mean_of, observed_mean, weighted_sum
 
 LOG_TWO_PI = math.log(2 * math.pi)
+NEAR_FLOOR = 1.01
 
 
 class NormalFamily(Family):
@@ -61,6 +62,11 @@ class NormalFamily(Family):
             shrink = step.of_prior("scale").pow(-2)
             numerator, total = numerator + shrink * step.of_prior("loc"), total + shrink
         return step.finish(numerator / total, total)
+
+    def at_floor(self, argument: str, value: Tensor, reference: Reference) -> Tensor:
+        if argument != "scale" or reference.least_variance is None:
+            return torch.zeros_like(value, dtype=torch.bool)
+        return value.square() <= NEAR_FLOOR * _aligned(reference.least_variance, value)
 
 
 class MultivariateNormalFamily(Family):
@@ -147,6 +153,13 @@ class MultivariateNormalFamily(Family):
         size = step.selection.event.numel()
         precision: Tensor = step.prior.precision_matrix  # type: ignore[attr-defined]
         return precision.expand((*step.selection.shape, size)).reshape(-1, size, size)
+
+    def at_floor(self, argument: str, value: Tensor, reference: Reference) -> Tensor:
+        if argument == "loc" or reference.least_variance is None:
+            return torch.zeros(value.shape[: value.dim() - self.events[argument]], dtype=torch.bool)
+        scale = reference.least_variance.sqrt()
+        smallest = torch.linalg.eigvalsh(_covariance({argument: value}) / (scale[:, None] * scale))[..., 0]
+        return smallest <= NEAR_FLOOR
 
 
 def _covariance(arguments: Mapping[str, Tensor]) -> Tensor:

@@ -35,6 +35,21 @@ class Problem:
         return self.program.model
 
 
+@dataclass(frozen=True)
+class Screened:
+    """A start after its short run.
+
+    Attributes:
+        values: constrained globals.
+        objective: nats; NaN where the run failed.
+        degenerate: whether a component has collapsed onto a few rows.
+    """
+
+    values: dict[str, Tensor]
+    objective: float
+    degenerate: bool = False
+
+
 class Total(Protocol):
     """What a batch contributes; totals of disjoint batches add up to the total of their union.
 
@@ -92,6 +107,10 @@ class Algorithm(Protocol):
         """The objective per row at the end of a run, and the difference below which two runs ended alike, nats."""
         ...
 
+    def screen(self, problem: Problem, starts: Sequence[Mapping[str, Tensor]]) -> Sequence[Screened] | None:
+        """Short runs of all starts together, or None where each has to run by itself."""
+        ...
+
     def init(self, problem: Problem) -> Any:
         """The state before the first pass."""
         ...
@@ -106,6 +125,10 @@ class Algorithm(Protocol):
 
     def update(self, state: Any, total: Any) -> Any:
         """The next state."""
+        ...
+
+    def collapsed(self, state: Any) -> Sequence[str]:
+        """The elements of globals that have collapsed: the optimum is then spurious."""
         ...
 
     def posterior(self, state: Any) -> GlobalsPosterior: ...

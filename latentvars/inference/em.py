@@ -10,16 +10,19 @@ from torch import Tensor
 
 from latentvars.errors import NumericalError, SettingError, SupportError
 from latentvars.inference.acceleration import Trial
-from latentvars.inference.algorithm import Problem
-from latentvars.inference.m_step import Expected, expected, lowering, maximise
+from latentvars.inference.algorithm import Problem, Screened
+from latentvars.inference.m_step import Expected, collapsed, expected, lowering, maximise
 from latentvars.inference.m_step_plan import Plan, make_plan
 from latentvars.inference.posteriors import PointMass
+from latentvars.inference.screening import can_screen, screen
 from latentvars.inference.stopping import Status, StopRule, Tolerance
 from latentvars.program import Program, model_parameters
 from latentvars.rows import Batch, Rows
 
 PLAN_ROWS = 1_000
-SAME_OPTIMUM = 1e-6
+SAME_OPTIMUM = 1e-5
+SHORT_RUN = 100
+SHORT_TOLERANCE = 1e-8
 DECREASE = 1e-8  # relative fall of the objective that rounding explains
 
 
@@ -99,6 +102,13 @@ class EM:
     def reached(self, history: Sequence[float]) -> tuple[float, float]:
         return history[-1], SAME_OPTIMUM * max(1.0, abs(history[-1]))
 
+    def screen(self, problem: Problem, starts: Sequence[Mapping[str, Tensor]]) -> list[Screened] | None:
+        """Up to 100 steps of all starts together, where the M-step is closed and the data are small."""
+        plan = plan_m_step(problem, self.variance_floor)
+        if self.accelerate or not can_screen(problem, plan, len(starts)):
+            return None
+        return screen(problem, plan, starts, min(SHORT_RUN, self.passes), SHORT_TOLERANCE)
+
     def init(self, problem: Problem) -> EMState:
         """Plan the M-step.
 
@@ -145,6 +155,10 @@ class EM:
             last=(state.values, total) if trial is None or not trial.extrapolated else None,
             trial=trial,
         )
+
+    def collapsed(self, state: EMState) -> tuple[str, ...]:
+        """Components whose variance stands at the floor, around a few rows only."""
+        return collapsed(state.plan, state.values)
 
     def posterior(self, state: EMState) -> PointMass:
         return PointMass(dict(state.values))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -18,155 +17,15 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from latentvars.contract import LatentModel
-from latentvars.errors import ModelError, NumericalError, SettingError
-from latentvars.inference.algorithm import Algorithm, Problem
+from latentvars.errors import NumericalError
+from latentvars.inference.algorithm import Algorithm
 from latentvars.inference.backend import Backend, Local
-from latentvars.inference.em import EM
-from latentvars.inference.fit import Fit, prepared
+from latentvars.inference.fit import Fit
 from latentvars.inference.optima import Optima
-from latentvars.inference.starting import starting_point
 from latentvars.inference.stopping import Status
-from latentvars.program import Program, check_missing, model_modules
+from latentvars.program import Program, model_modules
 from latentvars.randomness import derive
 from latentvars.rows import Batch, Rows
-
-
-def fit(
-    model: LatentModel,
-    data: Any,
-    algorithm: Algorithm | None = None,
-    *,
-    seed: int = 0,
-    start: Mapping[str, Any] | None = None,
-    resume: Fit | None = None,
-    progress: bool | None = None,
-) -> Fit:
-    """Fit a latent-variable model.
-
-    Args:
-        model: any object with a Pyro ``model(rows)``; it is copied, never changed.
-        data: :class:`latentvars.Rows`, or anything it accepts.
-        algorithm: ``lv.EM()`` by default; ``lv.SVI(...)``.
-        seed: every random number of the run is derived from it; torch's global generator is left alone.
-        start: constrained starting values for some or all globals.
-        resume: an earlier fit of the same model and data to go on from, with its optimiser's state.
-        progress: show a bar with the objective per row; None: where standard error is a terminal.
-
-    Returns:
-        The fit; after Ctrl-C the fit so far, with status ``INTERRUPTED``.
-
-    Raises:
-        DataError: data that cannot be fitted (empty, infinite, constant where a variance is estimated).
-        ModelError: a model that breaks the contract.
-        SupportError: a site that the algorithm cannot handle.
-        NumericalError: a non-finite objective, with the site and the batch.
-    """
-    algorithm = algorithm if algorithm is not None else EM()
-    if resume is not None:
-        return _resumed(resume, data, algorithm, progress)
-    rows, program = bind(model, data)
-    _check_estimable(model, rows)
-    if algorithm.restarts == 1:
-        values = starting_point(program, rows, seed, start)
-        run = Run(algorithm, program, rows, seed, algorithm.init(Problem(program, rows, values, seed)))
-        return run.go(progress).finished(None)
-    return _best_of_starts(model, rows, algorithm, seed, start, progress)
-
-
-def _resumed(resume: Fit, data: Any, algorithm: Algorithm, progress: bool | None) -> Fit:
-    """Go on from a copy of the state of an earlier fit, or from its point where the state was not kept."""
-    rows = prepared(resume.model, data)
-    resume.schema.check(rows)
-    if resume.state is not None and type(algorithm) is not type(resume.algorithm):
-        raise SettingError(
-            given=f"a fit by {type(resume.algorithm).__name__} to be resumed by {type(algorithm).__name__}",
-            needed="the same algorithm",
-            remedy="start the other one where this fit ended: lv.fit(..., start=fit.point)",
-        )
-    program, state = _unshared(resume.program, resume.state)
-    if state is None:
-        state = algorithm.init(Problem(program, rows, resume.point, resume.seed))
-    run = Run(algorithm, program, rows, resume.seed, state, list(resume.history))
-    return run.go(progress).finished(resume.optima)
-
-
-def _unshared(program: Program, state: Any) -> tuple[Program, Any]:
-    """Copies of what training changes, so that the earlier fit stays as it is."""
-    shared = (program.roles, program.roles.space, program.sketches)
-    return copy.deepcopy((program, state), {id(value): value for value in shared})
-
-
-def _best_of_starts(
-    model: LatentModel,
-    rows: Rows,
-    algorithm: Algorithm,
-    seed: int,
-    start: Mapping[str, Any] | None,
-    progress: bool | None,
-) -> Fit:
-    """Run every start to its end and keep the best; one that fails is counted, and an error only if all do.
-
-    The first start is that of a single run; the others draw new starting values for what ``start`` does not give.
-    """
-    best: Run | None = None
-    ends: list[float] = []
-    tolerance, failure, interrupted = 0.0, None, False
-    for k in range(algorithm.restarts):
-        own = seed if k == 0 else derive(seed, 10, k)
-        program = bind(model, rows)[1]
-        try:
-            values = starting_point(program, rows, own, start)
-            state = algorithm.init(Problem(program, rows, values, own))
-            run = Run(algorithm, program, rows, own, state).go(progress)
-        except NumericalError as error:
-            failure = error
-            ends.append(float("nan"))
-            continue
-        end, noise = algorithm.reached(run.history) if run.history else (-np.inf, 0.0)
-        if best is None or end > np.nanmax(ends):
-            best, tolerance = run, noise
-        ends.append(end)
-        interrupted = run.status is Status.INTERRUPTED
-        if interrupted:
-            break
-    if best is None:
-        assert failure is not None
-        raise failure
-    best.seed = seed
-    if interrupted:  # also where an earlier start, which had come to its end, is the best
-        best.status = Status.INTERRUPTED
-    return best.finished(Optima(tuple(ends), tolerance))
-
-
-def bind(model: LatentModel, data: Any) -> tuple[Rows, Program]:
-    """The checked rows, and the program of a private copy of the model."""
-    rows = prepared(model, data)
-    trained = _copied(model)
-    start_networks = getattr(trained, "start_networks", None)
-    if start_networks is not None:
-        start_networks(rows)
-    program = Program.of(trained, rows)
-    check_missing(program, rows)
-    return rows, program
-
-
-def _copied(model: LatentModel) -> LatentModel:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise ModelError(
-            given=f"{type(model).__name__} cannot be copied: {error}",
-            needed="a model that copy.deepcopy accepts: fitting works on a copy",
-            remedy="detach tensors that are attributes of the model, and keep no open files or locks in it",
-        ) from error
-
-
-def _check_estimable(model: LatentModel, rows: Rows) -> None:
-    """The model's own objections to these rows, where it has a ``check``."""
-    check = getattr(model, "check", None)
-    if check is not None:
-        check(rows)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from torch import Tensor
 from latentvars.contract import LatentModel
 from latentvars.errors import KindError, NumericalError, SettingError
 from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
+from latentvars.inference.binding import bind, prepared
 from latentvars.inference.optima import Optima
 from latentvars.inference.posteriors import PointMass
 from latentvars.inference.saving import described, save
@@ -88,6 +89,13 @@ class Fit:
     def model(self) -> LatentModel:
         """The fitted model: a private copy, with trained networks."""
         return self.program.model
+
+    @property
+    def collapsed(self) -> tuple[str, ...]:
+        """Elements of globals at the variance floor, as ``covariance[2]``: a spurious optimum; () for a loaded fit."""
+        if self.algorithm is None or self.state is None:
+            return ()
+        return tuple(self.algorithm.collapsed(self.state))
 
     @property
     def schema(self) -> Schema:
@@ -302,6 +310,8 @@ class Fit:
             f"  {kind} {self.log_likelihood:.4f} nats ({self.log_likelihood / size:.6f} per row), "
             f"free parameters {self.free_parameters}, BIC {self.bic:.3f}",
         ]
+        if self.collapsed:
+            lines.append(f"  collapsed onto a few rows: {', '.join(self.collapsed)}; the optimum is spurious")
         if self.optima is not None:
             lines.append(f"  {self.optima}")
         return "\n".join(lines)
@@ -315,20 +325,22 @@ def from_point(model: LatentModel, data: Any, point: Mapping[str, Any], *, seed:
         data: rows.
         point: constrained values of all globals.
         seed: of draws made later.
+
+    Raises:
+        NameUnknownError: a global is missing, or a name is that of none.
     """
-    from latentvars.inference.engine import bind
     from latentvars.inference.starting import starting_point
 
     rows, program = bind(model, data)
+    absent = sorted(set(program.space.names) - set(point))
+    if absent:
+        raise NameUnknownError(
+            given=f"a point with {sorted(point)}",
+            needed=f"a value for every global: {absent} too",
+            remedy="add them, or fit the model with these values as start=",
+        )
     values = starting_point(program, rows, seed, point)
     return Fit.of(program, rows, None, PointMass(values), status=Status.GIVEN, history=np.zeros(0), seed=seed)
-
-
-def prepared(model: LatentModel, data: Any) -> Rows:
-    """Rows as the model wants them: it may have a ``prepare(rows)`` that checks and reshapes them."""
-    rows = Rows.of(data)
-    prepare = getattr(model, "prepare", None)
-    return rows if prepare is None else prepare(rows)
 
 
 def row_scores(program: Program, values: Mapping[str, Tensor], rows: Rows, seed: int) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Any, final
 from latentvars.contract import LatentModel
 from latentvars.inference.algorithm import Algorithm
 from latentvars.inference.em import EM
-from latentvars.inference.engine import fit
 from latentvars.inference.fit import Fit
+from latentvars.inference.fitting import fit
 
 
 @final

@@ -65,12 +65,29 @@ def expected(program: Program, plan: Plan, values: Mapping[str, Tensor], batch: 
     """The E-step of a batch, reduced to what the M-step needs; the log prior is counted where it is asked for."""
     expectation = program.expectation(values, batch)
     found = all_leaves(expectation.factors)
-    statistics = {leaf.name: leaf.statistics(found, plan.references[leaf.name]) for leaf in plan.leaves}
+    statistics = _statistics(plan, found)
     kept = {path: found[path].weights for path in plan.retained}
     objective = float((expectation.score.rows * batch.weights).sum())
     if with_prior:
         objective += float(expectation.score.prior)
     return Expected(objective, statistics, (Retained(batch, kept),) if kept else ())
+
+
+def em_step(
+    program: Program, plan: Plan, values: Mapping[str, Tensor], batch: Batch
+) -> tuple[dict[str, Tensor], Tensor]:
+    """One whole step on one batch as tensors only: the next globals, and the objective before them, nats.
+
+    For plans of closed forms alone; nothing in it depends on values, so that it can be captured.
+    """
+    expectation = program.expectation(values, batch)
+    total = Expected(0.0, _statistics(plan, all_leaves(expectation.factors)))
+    objective = (expectation.score.rows * batch.weights).sum() + expectation.score.prior
+    return maximise(program, plan, values, total), objective
+
+
+def _statistics(plan: Plan, found: Mapping[str, Factor]) -> dict[str, Statistics]:
+    return {leaf.name: leaf.statistics(found, plan.references[leaf.name]) for leaf in plan.leaves}
 
 
 def maximise(program: Program, plan: Plan, values: Mapping[str, Tensor], total: Expected) -> dict[str, Tensor]:
@@ -116,6 +133,25 @@ def _closed(
         prior,
     )
     return leaf.family.maximise(step, plan.references[leaf.name])
+
+
+def collapsed(plan: Plan, values: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The elements of globals that stand at the least variance, as ``covariance[2]``: collapsed components."""
+    found = []
+    for rule in plan.rules:
+        if rule.leaf is None:
+            continue
+        selection = rule.leaf.sources[rule.argument]
+        assert isinstance(selection, Selection)
+        low = rule.leaf.family.at_floor(rule.argument, selection.take(values), plan.references[rule.leaf.name])
+        for dim, size in enumerate(selection.index.shape):
+            low = low if size > 1 else low.all(dim, keepdim=True)
+        blocks = selection.index[low].unique().tolist()
+        lead = selection.shape[: len(selection.shape) - len(selection.event)]
+        for block in blocks:
+            place = [int(axis) for axis in np.unravel_index(block, tuple(lead))] if lead else []
+            found.append(f"{rule.name}{place}" if place else rule.name)
+    return tuple(found)
 
 
 def complete_objective(program: Program, plan: Plan, values: Mapping[str, Tensor], total: Expected) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from latentvars.errors import SettingError, SupportError
 from latentvars.inference.algorithm import Problem
 from latentvars.inference.em import check_at_least, check_finite, check_share, plan_m_step
-from latentvars.inference.m_step import Expected, expected, maximise
+from latentvars.inference.m_step import Expected, collapsed, expected, maximise
 from latentvars.inference.m_step_plan import Plan
 from latentvars.inference.posteriors import PointMass
 from latentvars.inference.stopping import Plateau, Status, StopRule
@@ -98,6 +98,9 @@ class OnlineEM:
         last = torch.tensor(history[-LAST_PASSES:], dtype=torch.float64)
         return float(last.mean()), max(1e-4, 2 * float(last.std(correction=0)))
 
+    def screen(self, problem: Problem, starts: Sequence[Mapping[str, Tensor]]) -> None:
+        """Every start runs by itself."""
+
     def init(self, problem: Problem) -> OnlineState:
         """Plan the M-step.
 
@@ -131,6 +134,10 @@ class OnlineEM:
         values = maximise(state.program, state.plan, state.values, running)
         check_finite(values)
         return replace(state, values=values, running=running, updates=state.updates + 1)
+
+    def collapsed(self, state: OnlineState) -> tuple[str, ...]:
+        """Components whose variance stands at the floor, around a few rows only."""
+        return collapsed(state.plan, state.values)
 
     def posterior(self, state: OnlineState) -> PointMass:
         return PointMass(dict(state.values))

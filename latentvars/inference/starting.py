@@ -44,10 +44,10 @@ def starting_point(
                 needed=f"names of globals: {list(program.space.names)}",
                 remedy="correct the name in start= or in the model's initial()",
             )
-    if set(values) != set(program.space.names):
-        values = {**_best_prior_draw(program, rows, seed, values), **values}
     for name, value in values.items():
         _check_start(program, name, value)
+    if set(values) != set(program.space.names):
+        values = {**_best_prior_draw(program, rows, seed, values), **values}
     return {name: values[name].detach().clone().contiguous() for name in program.space.names}
 
 

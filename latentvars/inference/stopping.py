@@ -77,6 +77,10 @@ class TimeLimit:
 
     seconds: float
 
+    def __post_init__(self) -> None:
+        if not self.seconds >= 0:
+            raise SettingError(f"seconds={self.seconds}", "at least 0 seconds", "write TimeLimit(60)")
+
     def __call__(self, history: Sequence[float], seconds: float) -> Status | None:
         return Status.TIME if seconds >= self.seconds else None
 

@@ -118,6 +118,8 @@ class SVI:
             raise SettingError(f"batch_size={self.batch_size}", "at least 1 row", "write SVI(batch_size=256)")
         if self.importance and self.particles < 2:
             raise SettingError("importance=True with one particle", "several draws", "write SVI(particles=10)")
+        if self.clip is not None and not self.clip > 0:
+            raise SettingError(f"clip={self.clip}", "a norm above 0", "write SVI(clip=10.0), or None for no limit")
         if self.kl_weight < 0:
             raise SettingError(f"kl_weight={self.kl_weight}", "a weight of at least 0", "write SVI(kl_weight=1.0)")
 
@@ -140,6 +142,9 @@ class SVI:
         """The mean of the last passes; ends within their noise count as alike."""
         last = torch.tensor(history[-LAST_PASSES:], dtype=torch.float64)
         return float(last.mean()), max(1e-3, 2 * float(last.std(correction=0)))
+
+    def screen(self, problem: Problem, starts: Sequence[Mapping[str, Tensor]]) -> None:
+        """Every start runs by itself."""
 
     def init(self, problem: Problem) -> SVIState:
         """Build the guide at the start values, and the optimiser.
@@ -188,6 +193,10 @@ class SVI:
             state.schedule.step()
         state.updates += 1
         return state
+
+    def collapsed(self, state: SVIState) -> tuple[str, ...]:
+        """There is no floor on which a component could be seen to stand."""
+        return ()
 
     def posterior(self, state: SVIState) -> Variational | PointMass:
         if isinstance(self.guide, Delta) or not state.program.space.size:

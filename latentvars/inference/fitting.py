@@ -1,0 +1,83 @@
+"""``lv.fit``: from a model and data to a fit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from latentvars.contract import LatentModel
+from latentvars.errors import SettingError
+from latentvars.inference.algorithm import Algorithm, Problem
+from latentvars.inference.binding import bind, check_estimable, prepared
+from latentvars.inference.em import EM
+from latentvars.inference.engine import Run
+from latentvars.inference.fit import Fit
+from latentvars.inference.restarts import best_of_starts
+from latentvars.inference.starting import starting_point
+from latentvars.program import Program
+
+
+def fit(
+    model: LatentModel,
+    data: Any,
+    algorithm: Algorithm | None = None,
+    *,
+    seed: int = 0,
+    start: Mapping[str, Any] | None = None,
+    resume: Fit | None = None,
+    progress: bool | None = None,
+) -> Fit:
+    """Fit a latent-variable model.
+
+    Args:
+        model: any object with a Pyro ``model(rows)``; it is copied, never changed.
+        data: :class:`latentvars.Rows`, or anything it accepts.
+        algorithm: ``lv.EM()`` by default; ``lv.SVI(...)``.
+        seed: every random number of the run is derived from it; torch's global generator is left alone.
+        start: constrained starting values for some or all globals.
+        resume: an earlier fit of the same model and data to go on from, with its optimiser's state.
+        progress: show a bar with the objective per row; None: where standard error is a terminal.
+
+    Returns:
+        The fit; after Ctrl-C the fit so far, with status ``INTERRUPTED``.
+
+    Raises:
+        DataError: data that cannot be fitted (empty, infinite, constant where a variance is estimated).
+        ModelError: a model that breaks the contract.
+        SupportError: a site that the algorithm cannot handle.
+        NumericalError: a non-finite objective, with the site and the batch.
+    """
+    algorithm = algorithm if algorithm is not None else EM()
+    if resume is not None:
+        return _resumed(resume, data, algorithm, progress)
+    rows, program = bind(model, data)
+    check_estimable(model, rows)
+    if algorithm.restarts == 1:
+        values = starting_point(program, rows, seed, start)
+        run = Run(algorithm, program, rows, seed, algorithm.init(Problem(program, rows, values, seed)))
+        return run.go(progress).finished(None)
+    return best_of_starts(model, rows, algorithm, seed, start, progress)
+
+
+def _resumed(resume: Fit, data: Any, algorithm: Algorithm, progress: bool | None) -> Fit:
+    """Go on from a copy of the state of an earlier fit, or from its point where the state was not kept."""
+    rows = prepared(resume.model, data)
+    resume.schema.check(rows)
+    if resume.state is not None and type(algorithm) is not type(resume.algorithm):
+        raise SettingError(
+            given=f"a fit by {type(resume.algorithm).__name__} to be resumed by {type(algorithm).__name__}",
+            needed="the same algorithm",
+            remedy="start the other one where this fit ended: lv.fit(..., start=fit.point)",
+        )
+    program, state = _unshared(resume.program, resume.state)
+    if state is None:
+        state = algorithm.init(Problem(program, rows, resume.point, resume.seed))
+    run = Run(algorithm, program, rows, resume.seed, state, list(resume.history))
+    return run.go(progress).finished(resume.optima)
+
+
+def _unshared(program: Program, state: Any) -> tuple[Program, Any]:
+    """Copies of what training changes, so that the earlier fit stays as it is."""
+    shared = (program.roles, program.roles.space, program.sketches)
+    return copy.deepcopy((program, state), {id(value): value for value in shared})
