@@ -206,4 +206,4 @@ def _globals(
             remedy="pass guide= as it was fitted",
         )
     built.load_state_dict(stored)
-    return Variational(built)
+    return Variational(built)  # type: ignore[return-value]  (its point is a cached property)
