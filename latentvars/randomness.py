@@ -8,9 +8,17 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from latentvars.errors import SettingError
+
 
 def derive(seed: int, *purpose: int) -> int:
-    """A 63-bit seed for one purpose (step, batch, restart ...), independent of every other purpose."""
+    """A 63-bit seed for one purpose (step, batch, restart ...), independent of every other purpose.
+
+    Raises:
+        SettingError: a negative seed.
+    """
+    if seed < 0:
+        raise SettingError(f"seed={seed}", "a whole number of at least 0", "write seed=0")
     words = np.random.SeedSequence((int(seed), *map(int, purpose))).generate_state(2, np.uint32)
     return (int(words[0]) << 31) ^ int(words[1])
 
