@@ -2,6 +2,7 @@
 
 from latentvars.distributions.chain_evidence import stationary
 from latentvars.distributions.chain_posterior import ChainPosterior
+from latentvars.distributions.conditional import Guess, drawn, expected, guessed
 from latentvars.distributions.flat import Flat, flat
 from latentvars.distributions.hidden_markov import HiddenMarkov
 from latentvars.distributions.missing import ObservedPart, completed, observed_part
@@ -12,13 +13,17 @@ from latentvars.distributions.soft_categorical import SoftCategorical
 __all__ = [
     "ChainPosterior",
     "Flat",
+    "Guess",
     "HiddenMarkov",
     "Mixture",
     "ObservedPart",
     "Product",
     "SoftCategorical",
     "completed",
+    "drawn",
+    "expected",
     "flat",
+    "guessed",
     "observed_part",
     "stationary",
 ]

@@ -136,7 +136,7 @@ class HiddenMarkov(TorchDistribution):
             by_step = weights[..., None, None] * marginals
         initial = SoftCategorical(self.initial, validate_args=False)
         transition = SoftCategorical(self.transition, validate_args=False)
-        if not self._is_shared:
+        if not self.is_shared:
             by_step = by_step.movedim(-2, 0)
         return {
             "initial": Factor(initial, marginals[..., 0, :], weights),
@@ -217,7 +217,7 @@ class HiddenMarkov(TorchDistribution):
         return chain.forward(log_probs(self.initial), log_probs(self.transition), log_emission, valid), valid
 
     @property
-    def _is_shared(self) -> bool:
+    def is_shared(self) -> bool:
         """Whether all sequences have the same emission, so that time may stand next to the states."""
         return len(self.emission.batch_shape) == 1
 
@@ -235,7 +235,7 @@ class HiddenMarkov(TorchDistribution):
             first = value.narrow(-1 - dims, 0, 1)
             value = torch.where(valid.reshape(valid.shape + (1,) * dims), value, first)
         value = value.unsqueeze(-1 - dims)
-        return value if self._is_shared else value.movedim(-2 - dims, 0)
+        return value if self.is_shared else value.movedim(-2 - dims, 0)
 
     def _valid(self, steps: int) -> Tensor:
         assert self.lengths is not None
@@ -259,7 +259,7 @@ class HiddenMarkov(TorchDistribution):
                 remedy="pass one sequence per row, with an axis for time",
             )
         score = self.emission.log_prob(self._at_states(value))
-        score = score if self._is_shared else score.movedim(0, -2)
+        score = score if self.is_shared else score.movedim(0, -2)
         if self.lengths is None:
             return score, None
         valid = self._valid(score.shape[-2]).expand(score.shape[:-1])

@@ -82,7 +82,7 @@ class Product(TorchDistribution):
         changed = Product([change(part) for part in self.parts], self.widths, validate_args=False)
         return changed.expand(self.batch_shape)
 
-    def _split(self, value: Tensor) -> list[Tensor]:
+    def split(self, value: Tensor) -> list[Tensor]:
         """The columns of each part, ``[..., w_i]`` or ``[...]``."""
         check_count("the last dimension of x", value.shape[-1], sum(self.widths), "pass the columns of all parts")
         columns = value.split(self.widths, -1)
@@ -91,13 +91,13 @@ class Product(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Σ_i log p_i, nats, ``[...]``."""
-        total = sum(part.log_prob(column) for part, column in zip(self.parts, self._split(value), strict=True))
+        total = sum(part.log_prob(column) for part, column in zip(self.parts, self.split(value), strict=True))
         assert isinstance(total, Tensor)
         return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
 
     def factors(self, value: Tensor, weights: Tensor) -> dict[str, Factor]:
         """One factor per part, named "0", "1", …, all with the same weights ``[...]``."""
-        pairs = zip(self.parts, self._split(value), strict=True)
+        pairs = zip(self.parts, self.split(value), strict=True)
         return {str(position): Factor(part, column, weights) for position, (part, column) in enumerate(pairs)}
 
     def sample(self, sample_shape: tuple[int, ...] = Size()) -> Tensor:

@@ -15,7 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 from latentvars.contract import LatentModel
-from latentvars.errors import KindError, NumericalError, SettingError
+from latentvars.errors import KindError, NameUnknownError, NumericalError, SettingError
 from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
 from latentvars.inference.binding import bind, prepared
 from latentvars.inference.optima import Optima
@@ -24,6 +24,7 @@ from latentvars.inference.saving import described, save
 from latentvars.inference.stopping import Status
 from latentvars.posterior import LatentPosterior
 from latentvars.posterior.datatree import Knowledge, datatree
+from latentvars.posterior.imputation import impute
 from latentvars.posterior.standard_errors import Kind, StandardErrors, Weights, standard_errors
 from latentvars.posterior.summary import summary
 from latentvars.program import Program, check_missing, model_parameters
@@ -153,6 +154,28 @@ class Fit:
             for name, belief in self.program.beliefs(self.point, batch, derive(self.seed, 6)).items():
                 found.setdefault(name, []).append(belief)
         return LatentPosterior(found, tuple(rows.names), rows.lengths)
+
+    def impute(self, data: Any = None, draws: int | None = None, *, seed: int = 0) -> dict[str, Tensor]:
+        """The columns with their missing entries filled in from the observed ones of the same row, at the point.
+
+        Args:
+            data: new rows; the rows of the fit by default.
+            draws: number of draws of the missing entries; None: their expectations (of a category: its most probable
+                code). Given continuous locals an expectation is an average over 100 draws of the guide.
+            seed: of the draws.
+
+        Returns:
+            Each column ``[S, ...]`` as it stands in the rows, or ``[draws, S, ...]``; observed entries to the bit.
+            Entries that no observed site holds as they stand remain NaN.
+
+        Raises:
+            SupportError: a law without a mean, where no draws are asked for.
+            SettingError: fewer than one draw.
+        """
+        if draws is not None and draws < 1:
+            raise SettingError(f"draws={draws}", "at least one draw", "write draws=100, or None for expectations")
+        rows = self.rows if data is None else self.conform(data)
+        return impute(self.program, rows, self.point, draws=draws, seed=derive(self.seed, 12, seed))
 
     def score_rows(self, data: Any = None) -> Tensor:
         """Marginal log-likelihood of each row at the point ``[N]``, nats (an ELBO with continuous locals)."""

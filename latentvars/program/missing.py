@@ -45,7 +45,7 @@ def check_missing(program: Program, rows: Rows) -> None:
     """Whether the columns with missing entries are observed only, not computed with.
 
     Raises:
-        MissingDataError: a density becomes NaN where a column is missing.
+        MissingDataError: the model or guide has no finite density where a column is missing.
     """
     gaps = [] if rows.observed is None else [name for name, mask in rows.observed.items() if not bool(mask.all())]
     if not gaps:
@@ -53,11 +53,15 @@ def check_missing(program: Program, rows: Rows) -> None:
     values = program.prior_draw(0)
     complete = program.site_log_probs(values, program.sketch)
     for column in gaps:
-        partial = program.site_log_probs(values, _without_column(program.sketch, column))
-        sites = [name for name, value in partial.items() if _has_nan(value) and not _has_nan(complete[name])]
-        if sites:
+        try:
+            partial = program.site_log_probs(values, _without_column(program.sketch, column))
+            sites = [name for name, value in partial.items() if _finite(complete[name]) and not _finite(value)]
+            problem = f"on which the density of {sites[0]!r} depends" if sites else ""
+        except (ArithmeticError, IndexError, RuntimeError, TypeError) as error:
+            problem = f"without which the model fails: {type(error).__name__}: {error}"
+        if problem:
             raise MissingDataError(
-                given=f"missing entries in column {column!r}, on which the density of {sites[0]!r} depends",
+                given=f"missing entries in column {column!r}, {problem}",
                 needed="observed values in every column that a model or guide computes with",
                 remedy=f"impute {column!r}, model it by a site of its own with obs=rows[{column!r}], or in a guide "
                 "put some number in the place of NaN",
@@ -71,8 +75,8 @@ def _without_column(batch: Batch, name: str) -> Batch:
     return replace(batch, columns=columns, observed=observed)
 
 
-def _has_nan(value: Tensor) -> bool:
-    return bool(value.isnan().any())
+def _finite(value: Tensor) -> bool:
+    return bool(value.isfinite().all())
 
 
 def _typical(rows: Rows, name: str) -> Tensor:

@@ -18,11 +18,13 @@ from latentvars.errors import NumericalError
 from latentvars.program.globals import GlobalSpace
 from latentvars.program.missing import IntegrateMissing, without_missing
 from latentvars.program.modules import model_modules, network_dtype
-from latentvars.program.roles import Roles, find_roles
+from latentvars.program.roles import Roles, check_observed, find_roles
 from latentvars.program.run import Run, Site, read
 from latentvars.program.scope import surroundings
 from latentvars.randomness import seeded
 from latentvars.rows import Batch, Rows
+
+CHECKED_ROWS = 4_096
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,15 @@ class Program:
         Raises:
             ModelError: the model breaks the contract (local outside the plate, no guide, wrong guide, ...).
             SupportError: a global or a guide's distribution that cannot be handled.
+            DataError: observed values outside their support (a model with a ``prepare`` of its own has checked them).
         """
         dtype = dtype or network_dtype(model) or torch.float64
         two, three = sketch_batch(rows, 2, 3, dtype), sketch_batch(rows, 3, 2, dtype)
-        return Program(model, find_roles(model, two, three, dtype), dtype, (two, three))
+        roles = find_roles(model, two, three, dtype)
+        if not hasattr(model, "prepare"):
+            for batch in rows.batches(CHECKED_ROWS if rows.lengths is None else None, shuffle=False, dtype=dtype):
+                check_observed(model, without_missing(batch, rows), dtype)
+        return Program(model, roles, dtype, (two, three))
 
     @property
     def sketch(self) -> Batch:
@@ -120,10 +127,13 @@ class Program:
             combined = rows.mean(0)
         return Score(draws[0].prior, combined)
 
-    def expectation(self, values: Mapping[str, Tensor], batch: Batch) -> Expectation:
-        """E-step: posterior weights are the gradient of Σ wₙ rows[n] with respect to zeros added to each log-factor."""
+    def expectation(self, values: Mapping[str, Tensor], batch: Batch, guide: Run | None = None) -> Expectation:
+        """E-step: posterior weights are the gradient of Σ wₙ rows[n] with respect to zeros added to each log-factor.
+
+        Continuous locals, where there are any, stand where a run of the guide drew them.
+        """
         with torch.no_grad():
-            run = self.trace(values, batch)
+            run = self.trace(values, batch, guide)
             log_probs = run.log_probs()
         with torch.enable_grad():
             taps = {name: torch.zeros_like(value).requires_grad_() for name, value in log_probs.items()}
@@ -158,7 +168,7 @@ class Program:
     def beliefs(self, values: Mapping[str, Tensor], batch: Batch, seed: int = 0) -> dict[str, TorchDistribution]:
         """The posterior of each local given its row: exact for discrete ones, the guide's for continuous ones."""
         with torch.no_grad():
-            guide = self._guide_run(batch, seed) if self.roles.continuous else None
+            guide = self.guided(batch, seed)
             run = self.trace(values, batch, guide)
             found = {name: guide.sites[name].fn for name in self.roles.continuous} if guide else {}
             found.update(self._discrete_beliefs(run))
@@ -168,9 +178,13 @@ class Program:
                     found[collapsed.local] = collapsed.posterior(site.value)
         return found
 
-    def joint_draw(self, values: Mapping[str, Tensor], batch: Batch, seed: int) -> dict[str, Tensor]:
-        """One joint exact posterior draw of all enumerated locals."""
-        model: Any = poutine.infer_config(self._conditioned(values, batch), self._enumeration)
+    def joint_draw(
+        self, values: Mapping[str, Tensor], batch: Batch, seed: int, guide: Run | None = None
+    ) -> dict[str, Tensor]:
+        """One joint exact posterior draw of all enumerated locals, given continuous ones as a run of the guide."""
+        conditioned = self._conditioned(values, batch)
+        conditioned = conditioned if guide is None else poutine.replay(conditioned, trace=guide.trace)
+        model: Any = poutine.infer_config(conditioned, self._enumeration)
         with torch.no_grad(), seeded(seed), self._around():
             drawn = infer_discrete(model, first_available_dim=-1 - self.roles.nesting, temperature=1)
             run = read(poutine.trace(drawn).get_trace(batch))
@@ -186,7 +200,7 @@ class Program:
     def site_log_probs(self, values: Mapping[str, Tensor], batch: Batch, seed: int = 0) -> dict[str, Tensor]:
         """Log densities site by site, to say which one is not finite."""
         with torch.no_grad():
-            guide = self._guide_run(batch, seed) if self.roles.continuous else None
+            guide = self.guided(batch, seed)
             found = {name: site.log_prob() for name, site in self.trace(values, batch, guide).sites.items()}
             if guide is not None:
                 found |= {f"guide of {name}": guide.sites[name].log_prob() for name in self.roles.continuous}
@@ -224,6 +238,11 @@ class Program:
 
     def _enumeration(self, site: Any) -> Any:
         return {"enumerate": "parallel"} if site["name"] in self.roles.discrete else {}
+
+    def guided(self, batch: Batch, seed: int) -> Run | None:
+        """One draw of the continuous locals by the guide; None where there are none."""
+        with torch.no_grad():
+            return self._guide_run(batch, seed) if self.roles.continuous else None
 
     def _guide_run(self, batch: Batch, seed: int | None = None) -> Run:
         guide: Any = self.model.guide  # type: ignore[attr-defined]
