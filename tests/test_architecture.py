@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "latentvars"
 
 # From the ground up; rooms of one line may not import one another.
 STOREYS: tuple[tuple[str, ...], ...] = (
-    ("errors", "randomness", "lazy"),
+    ("errors", "lazy"),
+    ("randomness",),
     ("rows",),
     ("contract",),
     ("distributions",),

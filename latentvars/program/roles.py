@@ -16,6 +16,7 @@ from latentvars.program.globals import GlobalSpace
 from latentvars.program.modules import check_reachable
 from latentvars.program.run import Run, Site, read
 from latentvars.program.scope import surroundings
+from latentvars.program.support import check_support
 from latentvars.randomness import seeded
 from latentvars.rows import Batch
 
@@ -43,6 +44,12 @@ class Roles:
 
 def find_roles(model: LatentModel, two: Batch, three: Batch, dtype: torch.dtype) -> Roles:
     """Run the model on a batch of two and one of three rows and sort its sites; a broken contract is an error."""
+    if not callable(getattr(model, "model", None)):
+        raise ModelError(
+            given=f"a model of type {type(model).__name__} without a method model",
+            needed="an object with a Pyro method model(rows)",
+            remedy="write a class with `def model(self, rows): ...` and pass an instance of it",
+        )
     check_reachable(model)
     run, other = (_sketch(model, batch, dtype) for batch in (two, three))
     _check_conditional_sites(run, other)
@@ -61,6 +68,15 @@ def find_roles(model: LatentModel, two: Batch, three: Batch, dtype: torch.dtype)
     _check_something_observed(observed, run)
     guided = _guide_nesting(model, two, dtype, continuous, discrete)
     return Roles(space, discrete, continuous, observed, max(run.nesting, guided))
+
+
+def check_observed(model: LatentModel, batch: Batch, dtype: torch.dtype) -> None:
+    """Whether every observed value of a complete batch lies in its support.
+
+    Raises:
+        DataError: with the site and the rows.
+    """
+    check_support(_quiet_run(model.model, batch, dtype), batch)
 
 
 def _quiet_run(function: Any, batch: Batch, dtype: torch.dtype) -> Run:

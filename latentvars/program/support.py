@@ -1,0 +1,63 @@
+"""Whether what a model observes lies in the supports of its distributions.
+
+Densities are computed without Pyro's own checks, and some are finite outside their support: an exponential at −1 would
+be taken as it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+from pyro.distributions import Categorical, TorchDistribution
+from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
+from torch import Tensor
+from torch.distributions import Independent
+from torch.distributions.constraints import Constraint, is_dependent
+
+from latentvars.errors import DataError
+from latentvars.program.run import Run, Site
+from latentvars.rows import Batch
+
+
+def check_support(run: Run, batch: Batch) -> None:
+    """Every observed value of a validated run lies in its support, where that does not depend on the globals.
+
+    Raises:
+        DataError: with the site, its distribution and the rows.
+    """
+    for name, site in run.local.items():
+        for support, kind, bad in _outside(site):
+            if bool(bad.any()):
+                at = batch.index[bad.expand(len(batch))]
+                raise DataError(
+                    given=f"values outside the support of site {name!r} ~ {kind} in {len(at)} rows, "
+                    f"the first {at[:5].tolist()}",
+                    needed=f"values in {support}",
+                    remedy="correct these rows, or give the site a distribution with their support",
+                )
+
+
+def _outside(site: Site) -> Iterator[tuple[str, str, Tensor]]:
+    """Support, distribution and rows ``[B]`` (or ``[1]``) with a value outside, for a site whose support is known."""
+    fn, folded, counts = site.fn, 0, site.mask
+    while isinstance(fn, Independent | ExpandedDistribution | MaskedDistribution):
+        if isinstance(fn, MaskedDistribution):  # where it is masked the value may be anything
+            return
+        folded += fn.reinterpreted_batch_ndims if isinstance(fn, Independent) else 0
+        fn = fn.base_dist
+    if not site.observed or not fn._validate_args or not _is_fixed(fn):
+        return
+    support: Constraint = fn.support  # type: ignore[assignment]
+    bad = ~support.check(site.value)
+    bad = bad.reshape(*bad.shape[: bad.dim() - folded], -1).any(-1) if folded else bad
+    if counts is not None:
+        bad = bad & counts
+    if bad.dim():
+        yield str(support), type(fn).__name__, bad.reshape(-1, bad.shape[-1]).any(0)
+
+
+def _is_fixed(fn: TorchDistribution) -> bool:
+    """Whether the support is the same whatever the parameters are."""
+    support = inspect.getattr_static(type(fn), "support", None)
+    return isinstance(fn, Categorical) or (isinstance(support, Constraint) and not is_dependent(support))
