@@ -5,25 +5,54 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
+from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
+from latentvars.inference.optima import Optima
+from latentvars.inference.stopping import Status
 from latentvars.posterior.datatree import provenance
-from latentvars.program import model_modules
+from latentvars.program import Program, model_modules
+from latentvars.rows import Rows
 from latentvars.storage import Json, Undescribed, class_name, encode, encode_rows, write_fit
-
-if TYPE_CHECKING:
-    from latentvars.inference.fit import Fit
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
-def described(fit: Fit) -> dict[str, Any]:
+class Savable(Protocol):
+    """What is written: :class:`latentvars.Fit`."""
+
+    @property
+    def program(self) -> Program: ...
+    @property
+    def rows(self) -> Rows: ...
+    @property
+    def algorithm(self) -> Algorithm | None: ...
+    @property
+    def globals(self) -> GlobalsPosterior: ...
+    @property
+    def status(self) -> Status: ...
+    @property
+    def history(self) -> np.ndarray: ...
+    @property
+    def row_log_likelihood(self) -> Tensor: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def optima(self) -> Optima | None: ...
+
+    def to_datatree(self) -> xr.DataTree: ...
+
+
+def described(fit: Savable) -> dict[str, Any]:
     """How a fit came about, as values that netCDF and JSON hold."""
-    model = fit.model
+    model = fit.program.model
     settings = {"model_settings": text(model)} if dataclasses.is_dataclass(model) else {}
     return {
         "model": class_name(type(model)),
@@ -40,21 +69,21 @@ def text(value: Any) -> str:
     return ADDRESS.sub("", repr(value))
 
 
-def save(fit: Fit, path: Path, *, overwrite: bool, data: bool, tree: bool | xr.DataTree) -> Path:
+def save(fit: Savable, path: Path, *, overwrite: bool, data: bool, tree: bool | xr.DataTree) -> Path:
     """Write a fit whole or not at all; see :meth:`latentvars.Fit.save`."""
     tensors = {"row_log_likelihood": fit.row_log_likelihood, "history": torch.from_numpy(fit.history.copy())}
     body = {
         **provenance(),
-        "model": _description(fit.model, "model", tensors),
+        "model": _description(fit.program.model, "model", tensors),
         "algorithm": _description(fit.algorithm, "algorithm", tensors),
         "globals": _globals(fit, tensors),
-        "networks": _networks(fit.model, tensors),
+        "networks": _networks(fit.program.model, tensors),
         "optima": encode(fit.optima, tensors, "optima"),
         "status": fit.status.name,
         "seed": fit.seed,
         "seconds": fit.seconds,
         "dtype": str(fit.program.dtype).removeprefix("torch."),
-        "schema": encode(dataclasses.asdict(fit.schema), tensors, "schema"),
+        "schema": encode(dataclasses.asdict(fit.rows.schema), tensors, "schema"),
         "rows": len(fit.rows),
         "data_digest": fit.rows.digest(),
         "data": encode_rows(fit.rows, tensors) if data else None,
@@ -75,7 +104,7 @@ def _description(value: Any, where: str, tensors: dict[str, Tensor]) -> Json:
     return {"class": class_name(type(value)), "text": text(value), "settings": settings, "undescribed": reason}
 
 
-def _globals(fit: Fit, tensors: dict[str, Tensor]) -> Json:
+def _globals(fit: Savable, tensors: dict[str, Tensor]) -> Json:
     """The class of what is known of the globals, with its tensors and, for a guide, its settings."""
     tensors.update({f"globals.{name}": value for name, value in fit.globals.tensors().items()})
     guide = _description(getattr(fit.algorithm, "guide", None), "guide", tensors)

@@ -1,7 +1,7 @@
 """Where Pyro's handlers live: roles of sites, score, E-step weights, unconstrained ↔ constrained."""
 
+from latentvars.program.gaps import check_missing
 from latentvars.program.globals import GlobalSite, GlobalSpace
-from latentvars.program.missing import check_missing
 from latentvars.program.modules import model_modules, model_parameters, network_dtype
 from latentvars.program.program import Bound, Expectation, Program
 from latentvars.program.roles import Roles

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, final
+from typing import Protocol, final
+
+from torch import Tensor
 
 from latentvars.errors import DataError, ShapeError
 from latentvars.rows.layout import default_features, unknown_column
 
-if TYPE_CHECKING:
-    from latentvars.rows.rows import Rows
+
+class Tabular(Protocol):
+    """What a schema looks at: :class:`latentvars.Rows`, for one."""
+
+    @property
+    def columns(self) -> Mapping[str, Tensor]: ...
+
+    @property
+    def lengths(self) -> Tensor | None: ...
+
+    @property
+    def features(self) -> Mapping[str, tuple[str, ...]]: ...
 
 
 @final
@@ -28,7 +40,7 @@ class Schema:
     sequences: bool
     features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def check(self, rows: Rows) -> None:
+    def check(self, rows: Tabular) -> None:
         """Whether ``rows`` fit; further columns are allowed.
 
         Raises:
@@ -47,7 +59,7 @@ class Schema:
                 raise unknown_column(name, rows.columns)
             self._check_column(name, shape, rows)
 
-    def _check_column(self, name: str, shape: tuple[int, ...], rows: Rows) -> None:
+    def _check_column(self, name: str, shape: tuple[int, ...], rows: Tabular) -> None:
         given = tuple(rows.columns[name].shape[1:])
         if given != shape:
             raise ShapeError(
