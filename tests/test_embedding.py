@@ -226,6 +226,12 @@ def test_what_depends_on_place_and_company_is_held_fixed() -> None:
     for order in (np.arange(1_500)[::-1], np.arange(3), np.array([9, 9, 9, 4]), np.arange(700, 1_400)):
         assert np.array_equal(embedding.transform(x[order]), whole[order])
     assert np.array_equal(lv.Embedding(source, batch_rows=100).transform(x), whole)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert np.array_equal(embedding.transform(x), whole)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_others_miss_is_held_fixed() -> None:

@@ -24,6 +24,12 @@ from user_models import FlatMixture
 import latentvars as lv
 from latentvars.errors import SettingError
 
+# scikit-learn's remarks where a test mixes arrays and frames on purpose
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:X does not have valid feature names"),
+    pytest.mark.filterwarnings("ignore:X has feature names"),
+]
+
 PASSES = lv.EM(passes=10)
 IRIS, SPECIES = load_iris(return_X_y=True)
 COLUMNS = ["sepal length", "sepal width", "petal length", "petal width"]
@@ -171,3 +177,13 @@ def test_pickled_with_its_fit_it_gives_the_same_bits() -> None:
     embedding = lv.Embedding(autoencoder).fit(IRIS)
     twin = pickle.loads(pickle.dumps(embedding))
     np.testing.assert_array_equal(twin.transform(IRIS), embedding.transform(IRIS))
+
+
+def test_infinity_is_refused_and_gaps_are_the_models_matter() -> None:
+    endless, gaps = IRIS.copy(), IRIS.copy()
+    endless[3, 1], gaps[::7, 2] = np.inf, np.nan
+    embedding = lv.Embedding(mixture("full")).fit(gaps)
+    assert np.isfinite(embedding.transform(gaps)).all()
+    for embed in (embedding.transform, clone(embedding).fit):
+        with pytest.raises(ValueError, match="infinity"):
+            embed(endless)
