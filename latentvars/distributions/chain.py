@@ -1,9 +1,10 @@
 """Recursions of a finite hidden Markov chain in log space, over any leading batch dimensions.
 
-Shapes: states K, steps T, ``log_initial [..., K]``, ``log_transition [..., K, K]`` (from, to), ``log_emission
-[..., T, K]`` = log p(x_t | z_t), which carries the whole batch shape. ``valid [..., T]`` (bool, None for all) is True
-on the steps before a sequence's length; the first is always valid. Steps that are not valid change nothing, to the
-bit: quantities are carried over them, and sums over time are taken in the order of time.
+Shapes: states K, steps T, ``log_initial [..., K]``, ``log_transition [..., S, K, K]`` (from, to) with S = 1 where all
+steps share it, else T-1, of the move out of each step; ``log_emission [..., T, K]`` = log p(x_t | z_t), which carries
+the whole batch shape. ``valid [..., T]`` (bool, None for all) is True on the steps before a sequence's length; the
+first is always valid. Steps that are not valid change nothing, to the bit: quantities are carried over them, and sums
+over time are taken in the order of time.
 
 Filtered probabilities are normalised at each step, so that precision does not fall with T, and kept in logs, so that
 states which contradict one another by thousands of nats lose nothing (Rabiner 1989, sections III.A and V.A;
@@ -56,17 +57,22 @@ def step_mask(lengths: Tensor | None, steps: int) -> Tensor | None:
     return torch.arange(steps, device=lengths.device) < lengths.unsqueeze(-1)
 
 
+def move(transition: Tensor, step: int) -> Tensor:
+    """The matrix of the move out of a step, ``[..., K, K]``, of ``[..., S, K, K]``."""
+    return transition[..., 0 if transition.shape[-3] == 1 else step, :, :]
+
+
 def forward(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor, valid: Tensor | None) -> Filtered:
     """Filtering. Where x is impossible the total is ``-inf`` and the states are those of a chain that ignores it."""
     lowest = _lowest(log_emission.dtype)
-    log_transition = log_transition.clamp(min=lowest)
+    moves = log_transition.clamp(min=lowest)
     emissions = log_emission.clamp(min=lowest).unbind(-2)
     raw = log_initial.clamp(min=lowest) + emissions[0]
     shift = raw.detach().amax(-1, keepdim=True)
     raw = raw - shift
     raws, shifts = [raw], [shift]
     for t in range(1, len(emissions)):
-        new = torch.logsumexp(raw.unsqueeze(-1) + log_transition, -2) + emissions[t]
+        new = torch.logsumexp(raw.unsqueeze(-1) + move(moves, t - 1), -2) + emissions[t]
         shift = new.detach().amax(-1, keepdim=True)
         new = new - shift
         raw = new if valid is None else torch.where(valid[..., t, None], new, raw)
@@ -85,12 +91,12 @@ def forward(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor, v
 def backward(filtered: Filtered, log_transition: Tensor, log_emission: Tensor, valid: Tensor | None) -> Smoothed:
     """Smoothing, given the forward pass; where x is impossible all is 0 (and its log very low)."""
     lowest = _lowest(log_emission.dtype)
-    log_transition = log_transition.clamp(min=lowest)
+    moves = log_transition.clamp(min=lowest)
     scaled = (log_emission.clamp(min=lowest) - without_infinity(filtered.steps).unsqueeze(-1)).unbind(-2)
     behind = torch.zeros_like(scaled[-1])
     ahead, log_behind = [scaled[-1]], [behind]
     for t in range(len(scaled) - 2, -1, -1):
-        new = torch.logsumexp(log_transition + ahead[-1].unsqueeze(-2), -1)
+        new = torch.logsumexp(move(moves, t) + ahead[-1].unsqueeze(-2), -1)
         behind = new if valid is None else torch.where(valid[..., t + 1, None], new, behind)
         ahead.append(scaled[t] + behind)
         log_behind.append(behind)
@@ -109,19 +115,24 @@ def _lowest(dtype: torch.dtype) -> float:
 def pairwise(filtered: Filtered, smoothed: Smoothed, log_transition: Tensor, valid: Tensor | None) -> Tensor:
     """p(z_t, z_t+1 | x), ``[..., T-1, K, K]``; 0 where t+1 is past the length."""
     joint = filtered.states[..., :-1, :, None] + smoothed.log_ahead[..., 1:, None, :]
-    probs = (joint + log_transition.unsqueeze(-3)).exp()
+    probs = (joint + log_transition).exp()
     return probs if valid is None else torch.where(valid[..., 1:, None, None], probs, 0.0)
 
 
 def transition_slopes(filtered: Filtered, smoothed: Smoothed, transition: Tensor, valid: Tensor | None) -> Tensor:
-    """∂ log p(x) / ∂A_ij = Σ_t p(z_t=i | x_1..t) p(x_t+1..T | z_t+1=j) / p(x_t+1..T | x_1..t), ``[..., K, K]``.
+    """∂ log p(x) / ∂A_ij = Σ_t p(z_t=i | x_1..t) p(x_t+1..T | z_t+1=j) / p(x_t+1..T | x_1..t), ``[..., S, K, K]``.
+
+    The sum is over the steps that share A; there is none where each step has its own.
 
     Times A_ij it is the expected number of transitions i → j. It is defined where A_ij = 0 as well; there it is capped
     (at 1e154 in float64, 1e19 in float32), since it grows without bound as the forbidden path becomes the likelier one.
     """
-    cap = _slope_cap(transition).unsqueeze(-3)
+    cap = _slope_cap(transition)
     states, ahead = filtered.states[..., :-1, :, None], smoothed.log_ahead[..., 1:, None, :]
     counted = None if valid is None else valid[..., 1:, None, None]
+    if cap.shape[-3] != 1:
+        slopes = torch.minimum(states + ahead, cap).exp()
+        return slopes if counted is None else torch.where(counted, slopes, 0.0)
     total = torch.zeros_like(filtered.states[..., 0, :, None] + cap[..., 0, :, :])
     for start in range(0, states.shape[-3], _CHUNK):
         chunk = slice(start, start + _CHUNK)
@@ -129,7 +140,7 @@ def transition_slopes(filtered: Filtered, smoothed: Smoothed, transition: Tensor
         if counted is not None:
             slopes = torch.where(counted[..., chunk, :, :], slopes, 0.0)
         total = total + slopes.cumsum(-3)[..., -1, :, :]
-    return total
+    return total.unsqueeze(-3)
 
 
 def initial_slopes(smoothed: Smoothed, initial: Tensor) -> Tensor:
@@ -154,7 +165,7 @@ def path_log_prob(
     path, states = path.expand(shape), log_emission.shape[-1]
     emitted = log_emission.expand((*shape, states)).gather(-1, path.unsqueeze(-1)).squeeze(-1)
     started = log_initial.expand((*shape[:-1], states)).gather(-1, path[..., :1]).squeeze(-1)
-    rows = log_transition.unsqueeze(-3).expand((*shape[:-1], shape[-1] - 1, states, states))
+    rows = log_transition.expand((*shape[:-1], shape[-1] - 1, states, states))
     rows = rows.gather(-2, path[..., :-1, None, None].expand((*shape[:-1], shape[-1] - 1, 1, states))).squeeze(-2)
     moved = rows.gather(-1, path[..., 1:, None]).squeeze(-1)
     if valid is not None:
@@ -170,7 +181,7 @@ def most_likely_path(log_initial: Tensor, log_transition: Tensor, log_emission: 
     stay = torch.arange(score.shape[-1], device=score.device).expand(score.shape)
     origins = []
     for t in range(1, len(emissions)):
-        best, origin = (score.unsqueeze(-1) + log_transition).max(-2)
+        best, origin = (score.unsqueeze(-1) + move(log_transition, t - 1)).max(-2)
         new = best + emissions[t]
         new = new - without_infinity(new.amax(-1, keepdim=True))
         if valid is not None:
@@ -190,8 +201,8 @@ def draw_paths(filtered: Filtered, log_transition: Tensor, valid: Tensor | None,
     count, steps = states.shape[-1], states.shape[-2]
     state = _draw(states[..., -1, :])
     path = [state]
-    matrix = log_transition.expand((*states.shape[:-2], count, count))
     for t in range(steps - 2, -1, -1):
+        matrix = move(log_transition, t).expand((*states.shape[:-2], count, count))
         into = matrix.gather(-1, state[..., None, None].expand((*states.shape[:-2], count, 1))).squeeze(-1)
         logits = states[..., t, :] + into
         drawn = _draw(logits)

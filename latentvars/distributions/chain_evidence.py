@@ -13,7 +13,9 @@ from latentvars.distributions.log_space import log_probs
 from latentvars.errors import ModelError
 
 
-def log_evidence(initial: Tensor, transition: Tensor, log_emission: Tensor, valid: Tensor | None) -> Tensor:
+def log_evidence(
+    initial: Tensor, transition: Tensor, log_emission: Tensor, valid: Tensor | None, by_step: bool = False
+) -> Tensor:
     """log p(x_1..T), states summed out, nats, ``[...]``; twice differentiable.
 
     The gradient is the posterior (Fisher's identity): with respect to ``log_emission`` the smoothed probabilities,
@@ -24,10 +26,12 @@ def log_evidence(initial: Tensor, transition: Tensor, log_emission: Tensor, vali
 
     Args:
         initial: ``[..., K]`` probabilities.
-        transition: ``[..., K, K]`` probabilities, from, to.
+        transition: ``[..., K, K]`` probabilities, from, to; or ``[..., T-1, K, K]``, of the move out of each step.
         log_emission: ``[..., T, K]``, carrying the whole batch shape.
         valid: ``[..., T]`` bool or None, see :mod:`latentvars.distributions.chain`.
+        by_step: whether each step has a transition of its own.
     """
+    transition = transition if by_step else transition.unsqueeze(-3)
     return _Evidence.apply(initial, transition, log_emission, valid)[0]
 
 
@@ -63,7 +67,7 @@ class _Evidence(torch.autograd.Function):
             by_initial = (grad.unsqueeze(-1) * slopes).sum_to_size(initial.shape)
         if ctx.needs_input_grad[1]:
             slopes = chain.transition_slopes(filtered, smoothed, transition, valid)
-            by_transition = (grad[..., None, None] * slopes).sum_to_size(transition.shape)
+            by_transition = (grad[..., None, None, None] * slopes).sum_to_size(transition.shape)
         return by_initial, by_transition, grad[..., None, None] * smoothed.marginals, None
 
 

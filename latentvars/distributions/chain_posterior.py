@@ -22,16 +22,23 @@ class ChainPosterior(TorchDistribution):
 
     Args:
         initial: ``[..., K]``, law of the first state.
-        transition: ``[..., K, K]``, from, to.
+        transition: ``[..., K, K]``, from, to; or ``[..., T-1, K, K]``, of the move out of each step.
         log_emission: ``[..., T, K]``, log p(x_t | z_t), nats; its leading dimensions are the batch shape.
         lengths: ``[...]`` int64, broadcastable to the batch shape; None where all steps count.
+        by_step: whether each step has a transition of its own.
 
     Quantities are computed when they are first read, and kept.
     """
 
     def __init__(
-        self, initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None = None
+        self,
+        initial: Tensor,
+        transition: Tensor,
+        log_emission: Tensor,
+        lengths: Tensor | None = None,
+        by_step: bool = False,
     ) -> None:
+        transition = transition if by_step else transition.unsqueeze(-3)
         self.log_initial, self.log_transition = log_probs(initial), log_probs(transition)
         self.log_emission = log_emission
         batch_shape = log_emission.shape[:-2]

@@ -17,7 +17,7 @@ from latentvars.distributions.log_space import log_probs
 from latentvars.distributions.mixture import Mixture
 from latentvars.distributions.shapes import check_count, check_expand, join_batch_shapes
 from latentvars.distributions.soft_categorical import SoftCategorical
-from latentvars.errors import ShapeError
+from latentvars.errors import ShapeError, SupportError
 
 
 @final
@@ -29,12 +29,16 @@ class HiddenMarkov(TorchDistribution):
 
     Args:
         initial: ``[..., K]``, π on the simplex; zeros are allowed.
-        transition: ``[..., K, K]``, A, rows (from) on the simplex; zeros are allowed.
-        emission: distribution of batch shape ``[..., K]`` and any event shape E (a Mixture or Product included).
+        transition: ``[..., K, K]``, A, rows (from) on the simplex; zeros are allowed. With ``moving``
+            ``[..., T-1, K, K]``, of the move out of each step.
+        emission: distribution of batch shape ``[..., K]`` and any event shape E (a Mixture or Product included). With
+            ``emitting`` ``[..., T, K]``, of each step.
         lengths: ``[...]`` int64, steps of each sequence, at least 1; steps past it have no effect whatever they
             hold. None: all steps of the value count.
         steps: T of samples and of ``event_shape``; default: the longest of ``lengths``, else 1.
         local: name of the latent path.
+        moving: whether each step has a transition of its own.
+        emitting: whether each step has an emission of its own.
         validate_args: whether to check parameters and lengths.
 
     Values are ``[..., T, *E]``; T of a value that is scored is the value's own. The parts stay as they were given when
@@ -52,22 +56,26 @@ class HiddenMarkov(TorchDistribution):
         lengths: Tensor | None = None,
         steps: int | None = None,
         local: str = "z",
+        moving: bool = False,
+        emitting: bool = False,
         validate_args: bool | None = None,
     ) -> None:
         states = initial.shape[-1]
         check_count("rows of the transition matrix", transition.shape[-2], states, "give [K, K] with K of initial")
         check_count("columns of the transition matrix", transition.shape[-1], states, "give [K, K] with K of initial")
-        emitting = emission.batch_shape[-1] if emission.batch_shape else 0
-        check_count("the last batch dimension of the emission", emitting, states, "batch it over the states")
+        groups = emission.batch_shape[-1] if emission.batch_shape else 0
+        check_count("the last batch dimension of the emission", groups, states, "batch it over the states")
         shapes = {
             "initial": initial.shape[:-1],
-            "transition": transition.shape[:-2],
-            "emission": emission.batch_shape[:-1],
+            "transition": transition.shape[: -2 - moving],
+            "emission": emission.batch_shape[: -1 - emitting],
             "lengths": () if lengths is None else lengths.shape,
         }
         self.initial, self.transition, self.emission = initial, transition, emission
         self.lengths, self.local, self.states = lengths, local, states
-        event_shape = Size([_horizon(lengths, steps)]) + emission.event_shape
+        self.moving, self.emitting = moving, emitting
+        given = emission.batch_shape[-2] if emitting else transition.shape[-3] + 1 if moving else None
+        event_shape = Size([_horizon(lengths, given if steps is None else steps)]) + emission.event_shape
         super().__init__(join_batch_shapes("a HiddenMarkov", shapes), event_shape, validate_args=validate_args)
         if self._validate_args and lengths is not None and bool((lengths < 1).any()):
             raise ShapeError(
@@ -92,6 +100,7 @@ class HiddenMarkov(TorchDistribution):
         new = _instance or HiddenMarkov.__new__(HiddenMarkov)
         new.initial, new.transition, new.emission = self.initial, self.transition, self.emission
         new.lengths, new.local, new.states = self.lengths, self.local, self.states
+        new.moving, new.emitting = self.moving, self.emitting
         TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -99,18 +108,19 @@ class HiddenMarkov(TorchDistribution):
     def map_parts(self, change: Callable[[TorchDistribution], TorchDistribution]) -> HiddenMarkov:
         """The chain with a changed emission."""
         parts = (self.initial, self.transition, change(self.emission))
-        changed = HiddenMarkov(*parts, self.lengths, self.event_shape[0], self.local, validate_args=False)
+        settings = (self.lengths, self.event_shape[0], self.local, self.moving, self.emitting)
+        changed = HiddenMarkov(*parts, *settings, validate_args=False)
         return changed.expand(self.batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(x_1..T), nats, ``[...]``; gradients as :func:`latentvars.distributions.chain_evidence.log_evidence`."""
         log_emission, valid = self._log_emission(value)
-        return log_evidence(self.initial, self.transition, log_emission, valid)
+        return log_evidence(self.initial, self.transition, log_emission, valid, self.moving)
 
     def posterior(self, value: Tensor) -> ChainPosterior:
         """p(z_1..T | x): smoothed and pairwise marginals, Viterbi path, path draws, entropy."""
         log_emission, _ = self._log_emission(value)
-        return ChainPosterior(self.initial, self.transition, log_emission, self.lengths)
+        return ChainPosterior(self.initial, self.transition, log_emission, self.lengths, self.moving)
 
     def factors(self, value: Tensor, weights: Tensor) -> dict[str, Factor]:
         """Expected complete-data factors (Baum-Welch), with the posterior of the path held fixed (detached).
@@ -120,7 +130,8 @@ class HiddenMarkov(TorchDistribution):
             weights: row weights, broadcastable to ``[...]``.
 
         Returns:
-            ``"initial"``: counts p(z_1 | x) ``[..., K]``; ``"transition"``: expected transitions ``[..., K, K]``;
+            ``"initial"``: counts p(z_1 | x) ``[..., K]``; ``"transition"``: expected transitions ``[..., K, K]``
+            (of each step ``[..., T-1, K, K]`` where it is ``moving``);
             ``"emission"``: x as ``[..., T, 1, *E]`` with the weights w p(z_t | x) ``[..., T, K]``, 0 past the length
             (time leads instead, ``[T, ..., 1, *E]`` and ``[T, ..., K]``, where the emission has batch dimensions
             besides the states). Their weighted log-densities plus the weighted entropy of ``posterior`` sum to the
@@ -128,19 +139,20 @@ class HiddenMarkov(TorchDistribution):
         """
         with torch.no_grad():
             log_emission, valid = self._log_emission(value)
-            log_transition = log_probs(self.transition)
+            log_transition = log_probs(self._moves)
             filtered = chain.forward(log_probs(self.initial), log_transition, log_emission, valid)
             smoothed = chain.backward(filtered, log_transition, log_emission, valid)
-            moves = self.transition * chain.transition_slopes(filtered, smoothed, self.transition, valid)
+            moves = self._moves * chain.transition_slopes(filtered, smoothed, self._moves, valid)
             marginals = smoothed.marginals
             by_step = weights[..., None, None] * marginals
         initial = SoftCategorical(self.initial, validate_args=False)
         transition = SoftCategorical(self.transition, validate_args=False)
         if not self.is_shared:
             by_step = by_step.movedim(-2, 0)
+        by_move = (weights[..., None, None], moves) if self.moving else (weights.unsqueeze(-1), moves.squeeze(-3))
         return {
             "initial": Factor(initial, marginals[..., 0, :], weights),
-            "transition": Factor(transition, moves, weights.unsqueeze(-1)),
+            "transition": Factor(transition, by_move[1], by_move[0]),
             "emission": Factor(self.emission, self._at_states(value), by_step),
         }
 
@@ -159,16 +171,26 @@ class HiddenMarkov(TorchDistribution):
         filtered, valid = self._filter(value)
         states = filtered.states.exp()
         first = self.initial.unsqueeze(-2).expand(states[..., :1, :].shape)
-        predicted = torch.cat([first, self._moved(states[..., :-1, :], self.transition.unsqueeze(-3))], -2)
+        predicted = torch.cat([first, self._moved(states[..., :-1, :], self._moves)], -2)
         return _without_padding(predicted, valid), filtered.steps
 
     def predictive(self, value: Tensor) -> Tensor:
-        """p(z_T+1 | x_1..T), the state after the last valid step, ``[..., K]``."""
+        """p(z_T+1 | x_1..T), the state after the last valid step, ``[..., K]``.
+
+        Raises:
+            SupportError: each step has a transition of its own, and that out of the last is not known.
+        """
+        _check_shared("transition", self.moving)
         filtered, _ = self._filter(value)
         return self._moved(filtered.states[..., -1, :].exp(), self.transition)
 
     def forecast(self, value: Tensor) -> Mixture:
-        """p(x_T+1 | x_1..T), a Mixture of the emissions, batch shape ``[...]``."""
+        """p(x_T+1 | x_1..T), a Mixture of the emissions, batch shape ``[...]``.
+
+        Raises:
+            SupportError: each step has a transition or emission of its own, and those of T+1 are not known.
+        """
+        _check_shared("emission", self.emitting)
         return Mixture(self.predictive(value), self.emission, self.local, validate_args=False)
 
     @staticmethod
@@ -186,8 +208,11 @@ class HiddenMarkov(TorchDistribution):
             steps = self.event_shape[0]
             leading = Size(sample_shape) + self.batch_shape
             path = self._draw_path(leading, steps)
-            draws = self.emission.expand((*self.batch_shape, self.states)).sample((*sample_shape, steps))
-            draws = draws.movedim(len(sample_shape), len(leading))
+            if self.emitting:
+                draws = self.emission.expand((*self.batch_shape, steps, self.states)).sample(Size(sample_shape))
+            else:
+                draws = self.emission.expand((*self.batch_shape, self.states)).sample((*sample_shape, steps))
+                draws = draws.movedim(len(sample_shape), len(leading))
             axis = len(leading) + 1
             ones = (1,) * len(self.emission.event_shape)
             index = path.reshape((*path.shape, 1, *ones)).expand((*path.shape, 1, *self.emission.event_shape))
@@ -204,9 +229,9 @@ class HiddenMarkov(TorchDistribution):
     def _draw_path(self, leading: Size, steps: int) -> Tensor:
         """A draw from the prior of the path, ``[*leading, T]``, not cut to the lengths."""
         initial = self.initial.expand((*leading, self.states))
-        transition = self.transition.expand((*leading, self.states, self.states))
         path = [torch.distributions.Categorical(initial, validate_args=False).sample()]
-        for _ in range(steps - 1):
+        for t in range(steps - 1):
+            transition = chain.move(self._moves, t).expand((*leading, self.states, self.states))
             at = path[-1][..., None, None].expand((*leading, 1, self.states))
             row = transition.gather(-2, at).squeeze(-2)
             path.append(torch.distributions.Categorical(row, validate_args=False).sample())
@@ -214,12 +239,17 @@ class HiddenMarkov(TorchDistribution):
 
     def _filter(self, value: Tensor) -> tuple[chain.Filtered, Tensor | None]:
         log_emission, valid = self._log_emission(value)
-        return chain.forward(log_probs(self.initial), log_probs(self.transition), log_emission, valid), valid
+        return chain.forward(log_probs(self.initial), log_probs(self._moves), log_emission, valid), valid
 
     @property
     def is_shared(self) -> bool:
-        """Whether all sequences have the same emission, so that time may stand next to the states."""
-        return len(self.emission.batch_shape) == 1
+        """Whether time stands next to the states: all sequences have one emission, or each step its own."""
+        return self.emitting or len(self.emission.batch_shape) == 1
+
+    @property
+    def _moves(self) -> Tensor:
+        """``[..., S, K, K]``, as the kernels read it."""
+        return self.transition if self.moving else self.transition.unsqueeze(-3)
 
     def _at_states(self, value: Tensor) -> Tensor:
         """x with the padding filled by the first step, and an axis for the states that broadcasts with the emission.
@@ -264,6 +294,15 @@ class HiddenMarkov(TorchDistribution):
             return score, None
         valid = self._valid(score.shape[-2]).expand(score.shape[:-1])
         return torch.where(valid.unsqueeze(-1), score, 0.0), valid
+
+
+def _check_shared(part: str, own: bool) -> None:
+    if own:
+        raise SupportError(
+            given=f"a chain whose {part} is another at each step",
+            needed=f"the {part} of the step to predict",
+            remedy="append a step whose value is missing (NaN), with its inputs, and read the posterior there",
+        )
 
 
 def _without_padding(probs: Tensor, valid: Tensor | None) -> Tensor:
