@@ -15,7 +15,7 @@ from torch import Size, Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, biject_to
 
 from latentvars.contract import Factor
-from latentvars.distributions.normal_blocks import conditional, log_marginal
+from latentvars.distributions.normal_blocks import conditional, is_recorded, log_marginal
 from latentvars.errors import SupportError
 
 
@@ -104,7 +104,7 @@ class ObservedPart(TorchDistribution):
             return missing
         events = missing.flatten(value.dim() - len(self.event_shape))
         whole = events.all(-1)
-        if bool((events.any(-1) & ~whole).any()):
+        if not is_recorded() and bool((events.any(-1) & ~whole).any()):
             raise SupportError(
                 given=f"observations at {self.site!r} ~ {type(self.base).__name__} that are missing in part",
                 needed="a law whose marginals are known: independent entries, a multivariate normal, or mixtures, "
@@ -119,8 +119,9 @@ class ObservedPart(TorchDistribution):
             return torch.where(value.isnan(), _inside(self.base), value)
         rows = value.reshape(-1, *self.event_shape)
         observed = ~self.missing(value).reshape(-1)
-        some = rows[observed.to(torch.uint8).argmax()] if bool(observed.any()) else self.base.mean.detach()
-        return torch.where(value.isnan(), some.nan_to_num(), value)
+        first = rows.index_select(0, observed.to(torch.uint8).argmax().reshape(1))[0]
+        some = torch.where(observed.any(), first, self.base.mean.detach())
+        return torch.where(value.isnan(), some, value)
 
     def sample(self, sample_shape: tuple[int, ...] = Size()) -> Tensor:
         """Draws of the whole x, ``[*sample_shape, ..., *E]``."""

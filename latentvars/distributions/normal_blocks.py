@@ -10,6 +10,7 @@ Shapes: ``loc [..., D]``, ``covariance [..., D, D]``, ``x [..., D]``; batch dime
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -106,22 +107,40 @@ def _by_pattern(loc: Tensor, covariance: Tensor, x: Tensor, work: Work) -> Tenso
     behind = [dim for dim in range(len(batch)) if dim not in front]
     order = [*front, *behind]
     flat = residual.permute([*order, len(batch)]).reshape(_product(batch, front), _product(batch, behind), x.shape[-1])
-    pattern, which = _patterns(missing)
-    which = which.reshape(of_rows).expand([1 if dim in front else size for dim, size in enumerate(batch)]).reshape(-1)
-    if mixed:
-        own = covariance.expand((*batch, *covariance.shape[-2:])).reshape(-1, 1, *covariance.shape[-2:])
-        result = _in_blocks(flat, own, ~pattern[which], torch.arange(len(which), device=x.device), work)
+    rows = [1 if dim in front else size for dim, size in enumerate(batch)]
+    shared = covariance.reshape(-1, *covariance.shape[-2:])[None]
+    own = (
+        covariance.expand((*batch, *covariance.shape[-2:])).reshape(-1, 1, *covariance.shape[-2:]) if mixed else shared
+    )
+    if mixed or is_recorded():
+        observed = ~missing.reshape(*of_rows, -1).expand(*rows, -1).reshape(-1, x.shape[-1])
+        result = _one_by_one(flat, own, observed, work)
     else:
-        shared = covariance.reshape(-1, *covariance.shape[-2:])[None]
-        result = _in_blocks(flat, shared, ~pattern, which, work)
+        pattern, which = _patterns(missing)
+        result = _in_blocks(flat, shared, ~pattern, which.reshape(of_rows).expand(rows).reshape(-1), work)
     tail = result.shape[2:]
     result = result.reshape([*(batch[dim] for dim in order), *tail])
     back = sorted(range(len(order)), key=order.__getitem__)
     return result.permute([*back, *range(len(batch), len(batch) + len(tail))])
 
 
+def is_recorded() -> bool:
+    """Whether operations are being recorded into a graph, whose shape may not depend on which entries are missing."""
+    recording = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    return torch.compiler.is_compiling() or (recording is not None and recording.get_proxy_mode() is not None)
+
+
+def _one_by_one(residual: Tensor, covariance: Tensor, observed: Tensor, work: Work) -> Tensor:
+    """``[C, M, D]``, ``[M or 1, C, D, D]``, ``[M, D]`` → ``[C, M, *tail]``, each row with a pattern of its own."""
+    rows = residual.movedim(1, 0).unsqueeze(2)
+    at_once = max(1, _NUMBERS_AT_ONCE // (len(residual) * residual.shape[-1] ** 2))
+    own = covariance.split(at_once) if len(covariance) == len(rows) else [covariance] * -(-len(rows) // at_once)
+    parts = map(work, rows.split(at_once), own, observed.split(at_once))
+    return torch.cat(list(parts)).squeeze(2).movedim(0, 1)
+
+
 def _in_blocks(residual: Tensor, covariance: Tensor, observed: Tensor, which: Tensor, work: Work) -> Tensor:
-    """``[C, M, D]``, ``[P or 1, C, D, D]``, P patterns ``[P, D]`` and that of each row ``[M]`` → ``[C, M, *tail]``.
+    """``[C, M, D]``, ``[1, C, D, D]``, P patterns ``[P, D]`` and that of each row ``[M]`` → ``[C, M, *tail]``.
 
     Blocks hold equally many rows, all of one pattern, so that they are one batch; the last of a pattern is filled up.
     """
@@ -138,8 +157,7 @@ def _in_blocks(residual: Tensor, covariance: Tensor, observed: Tensor, which: Te
     at_once = max(1, _NUMBERS_AT_ONCE // (len(residual) * residual.shape[-1] * max(residual.shape[-1], size)))
     parts = []
     for rows, patterns in zip(row.reshape(-1, size).split(at_once), of_block.split(at_once), strict=True):
-        matrix = covariance[patterns] if len(covariance) > 1 else covariance
-        parts.append(work(residual[:, rows].movedim(0, 1), matrix, observed[patterns]).movedim(0, 1))
+        parts.append(work(residual[:, rows].movedim(0, 1), covariance, observed[patterns]).movedim(0, 1))
     return torch.cat(parts, 1).flatten(1, 2)[:, place]
 
 

@@ -44,7 +44,7 @@ class CategoricalFamily(Family):
     def statistics(self, factor: Factor, target: Size, reference: Reference) -> Statistics:
         value, probs = factor.value, factor.fn.probs  # type: ignore[attr-defined]
         if isinstance(factor.fn, Categorical):
-            value = torch.nn.functional.one_hot(value.long(), probs.shape[-1])
+            value = value.long().unsqueeze(-1) == torch.arange(probs.shape[-1], device=probs.device)
         return {"counts": weighted_sum(factor.weights, value.to(probs.dtype), target, 1)}
 
     def log_likelihood(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Tensor:

@@ -24,6 +24,8 @@ def can_screen(problem: Problem, plan: Plan, starts: int) -> bool:
     closed = not plan.numeric and not plan.retained and not any(rule.hierarchical for rule in plan.rules)
     width = sum(value.shape[1:].numel() for value in rows.columns.values())
     largest = rows.steps * max(width**2, problem.program.space.size)
+    if rows.observed is not None:  # each row of each start has the covariances of what it observes
+        largest *= starts
     return starts >= FEWEST and closed and not long and largest <= LARGEST
 
 
