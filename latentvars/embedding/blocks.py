@@ -64,7 +64,7 @@ def one_thread() -> Iterator[None]:
 
 
 def fingerprints(rows: Rows) -> np.ndarray:
-    """A hash of the values of each row, ``[N]`` uint64, the same on every machine; 0 and −0 are equal."""
+    """A hash of the values of each row, ``[N]`` uint64, the same on every machine."""
     return _hashed(rows.columns, rows.lengths)
 
 
@@ -78,7 +78,7 @@ def _hashed(columns: Mapping[str, torch.Tensor], lengths: torch.Tensor | None) -
         at_once = max(1, HASHED // values.shape[1])
         for start in range(0, size, at_once):
             part = slice(start, start + at_once)
-            words = np.ascontiguousarray(_canonical(values[part])).view(np.uint64)
+            words = _words(values[part])
             hashed = ((words ^ (words >> np.uint64(32))) * factors).sum(1, dtype=np.uint64)
             steps[part] = _scrambled(steps[part] ^ hashed)
     if lengths is None:
@@ -167,20 +167,20 @@ def _tables(keys: np.ndarray, members: np.ndarray, slots: int) -> Iterator[np.nd
 
 
 def _equal(rows: Rows, one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether rows are equal pair by pair; NaN is equal to NaN."""
+    """Whether rows are equal pair by pair, to the bit."""
     if rows.lengths is not None:
         if not np.array_equal(rows.lengths.numpy()[one], rows.lengths.numpy()[other]):
             return False
         one, other = steps_of(rows, one), steps_of(rows, other)
     values = [value.numpy() for value in rows.columns.values()]
-    return all(np.array_equal(value[one], value[other], equal_nan=value.dtype.kind == "f") for value in values)
+    return all(np.array_equal(_words(value[one]), _words(value[other])) for value in values)
 
 
-def _canonical(values: np.ndarray) -> np.ndarray:
-    """The same numbers, of which equal ones have equal bits."""
-    if values.dtype.kind != "f":
-        return values
-    return np.where(np.isnan(values), np.nan, values + 0.0)
+def _words(values: np.ndarray) -> np.ndarray:
+    """The bits of float64 or int64 numbers; NaN, which has many patterns of bits, has one."""
+    if values.dtype.kind == "f":
+        values = np.where(np.isnan(values), np.nan, values)
+    return np.ascontiguousarray(values).view(np.uint64)
 
 
 def _scrambled(words: np.ndarray) -> np.ndarray:
