@@ -30,7 +30,7 @@ from latentvars.loading import load
 from latentvars.models import emissions
 from latentvars.posterior import LatentPosterior
 from latentvars.posterior.standard_errors import StandardErrors
-from latentvars.rows import Batch, Rows
+from latentvars.rows import Batch, Design, Rows
 from latentvars.studies import Bootstrap, bootstrap
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ __all__ = [
     "Bootstrap",
     "Custom",
     "Delta",
+    "Design",
     "Embedding",
     "Fit",
     "Fitter",

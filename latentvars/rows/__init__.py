@@ -1,7 +1,8 @@
-"""The data of a fit: ``Rows`` is all of it, frozen; ``Batch`` is some of it, as a model sees it."""
+"""The data of a fit: ``Rows`` is all of it, frozen; ``Batch`` is some of it; ``Design`` codes covariates."""
 
 from latentvars.rows.batch import ROWS_PLATE, Batch
+from latentvars.rows.design import Design
 from latentvars.rows.rows import Rows
 from latentvars.rows.schema import Schema
 
-__all__ = ["ROWS_PLATE", "Batch", "Rows", "Schema"]
+__all__ = ["ROWS_PLATE", "Batch", "Design", "Rows", "Schema"]
