@@ -26,10 +26,14 @@ EDGE = 60.0  # where a value on the edge of its support is put on the unconstrai
 
 @dataclass(frozen=True)
 class Retained:
-    """A batch with the posterior weights of its factors."""
+    """A batch with the posterior weights of its factors, and their values: expected counts follow from the posterior.
+
+    A value and its weights are those of one set of globals, whatever the globals are that the factor is scored at.
+    """
 
     batch: Batch
     weights: Mapping[str, Tensor]
+    values: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,11 @@ def expected(program: Program, plan: Plan, values: Mapping[str, Tensor], batch: 
     found = all_leaves(expectation.factors)
     statistics = _statistics(plan, found)
     kept = {path: found[path].weights for path in plan.retained}
+    held = {path: found[path].value for path in plan.retained}
     objective = float((expectation.score.rows * batch.weights).sum())
     if with_prior:
         objective += float(expectation.score.prior)
-    return Expected(objective, statistics, (Retained(batch, kept),) if kept else ())
+    return Expected(objective, statistics, (Retained(batch, kept, held),) if kept else ())
 
 
 def em_step(
@@ -165,7 +170,7 @@ def complete_objective(program: Program, plan: Plan, values: Mapping[str, Tensor
     for kept in total.retained:
         found = all_leaves(program.factor_distributions(values, kept.batch))
         for path, weights in kept.weights.items():
-            log_prob = found[path].fn.log_prob(found[path].value)
+            log_prob = found[path].fn.log_prob(kept.values[path])
             objective = objective + torch.where(weights > 0, weights * log_prob, torch.zeros_like(weights)).sum()
     return objective
 
