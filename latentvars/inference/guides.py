@@ -143,8 +143,11 @@ class NormalGuide(GlobalGuide):
     def _distribution(self) -> torch.distributions.Distribution:
         scale = self.log_scale.exp()
         if self.rank:
-            return torch.distributions.LowRankMultivariateNormal(self.loc, self.factor, scale.square())
-        return torch.distributions.Independent(torch.distributions.Normal(self.loc, scale), 1)
+            return torch.distributions.LowRankMultivariateNormal(
+                self.loc, self.factor, scale.square(), validate_args=False
+            )
+        normal = torch.distributions.Normal(self.loc, scale, validate_args=False)
+        return torch.distributions.Independent(normal, 1, validate_args=False)
 
     def draw(self) -> GlobalDraw:
         q = self._distribution()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from latentvars.errors import ModelError, SettingError, SupportError
+from latentvars.errors import ModelError, NumericalError, SettingError, SupportError
 from latentvars.inference.algorithm import Problem
 from latentvars.inference.guides import Delta, GlobalGuide, Guide, MeanField
 from latentvars.inference.posteriors import PointMass, Variational
@@ -182,8 +182,13 @@ class SVI:
         return total.objective
 
     def update(self, state: SVIState, total: Gradient) -> SVIState:
-        """One step of the optimiser."""
+        """One step of the optimiser.
+
+        Raises:
+            NumericalError: a gradient that is not finite.
+        """
         assert state.optimizer is not None
+        _check_gradients(state, total)
         for parameter, gradient in zip(state.parameters.values(), total.gradients, strict=True):
             parameter.grad = None if gradient is None else -gradient / total.rows
         if self.clip is not None:
@@ -233,3 +238,26 @@ def _check_interior(space: GlobalSpace, start: Mapping[str, Tensor]) -> None:
                 needed=f"values strictly inside {site.support}",
                 remedy="move zeros and bounds inwards in start=, or fit with lv.EM, which keeps zeros",
             )
+
+
+def _check_gradients(state: SVIState, total: Gradient) -> None:
+    """A step along a gradient that is not finite would spoil all that was learnt."""
+    for name, gradient in zip(state.parameters, total.gradients, strict=True):
+        if gradient is not None and not bool(gradient.isfinite().all()):
+            raise NumericalError(
+                given=f"the gradient of {_described(state.program.space, name, gradient)} is not finite at update "
+                f"{state.updates + 1}",
+                needed="finite gradients",
+                remedy="set clip= or a smaller learning rate, start elsewhere (seed=, start=), or look for a square "
+                "root or logarithm at zero in the model",
+            )
+
+
+def _described(space: GlobalSpace, name: str, gradient: Tensor) -> str:
+    """The globals whose coordinates of a guide are to blame, or the weight of a network."""
+    if not name.startswith("guide.") or gradient.shape[:1] != (space.size,):
+        return f"the weight {name!r}"
+    bad = ~gradient.reshape(space.size, -1).isfinite().all(-1)
+    parts = bad.split([site.free for site in space.sites])
+    sites = [site.name for site, part in zip(space.sites, parts, strict=True) if bool(part.any())]
+    return f"the globals {sites}"
