@@ -90,8 +90,10 @@ class ObservedPart(TorchDistribution):
         if normal is not None:
             found = log_marginal(normal.loc, normal.covariance, value)
             return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
-        score = self.base.log_prob(self.filled(value))
-        return torch.where(self.missing(value), 0.0, score)
+        missing = self.missing(value)
+        if self.event_shape and not is_recorded() and bool(missing.all()):  # nothing to fill with
+            return value.new_zeros(torch.broadcast_shapes(missing.shape, self.batch_shape))
+        return torch.where(missing, 0.0, self.base.log_prob(self.filled(value)))
 
     def missing(self, value: Tensor) -> Tensor:
         """Where an observation is missing as a whole, ``[...]``.
