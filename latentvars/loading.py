@@ -63,6 +63,8 @@ def load(
     rows = _rows(document, tensors, None if data is None else prepared(fitted, data))
     program = Program.of(fitted, rows, getattr(torch, document["dtype"]))
     _check_globals(program, document["globals"]["shapes"])
+    fixed, tied = (decode(document["globals"].get(what), tensors, known) for what in ("fixed", "tied"))
+    program = program.restricted(fixed, tied)
     return Fit(
         program,
         rows,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from latentvars.contract import LatentModel
@@ -18,16 +20,38 @@ def prepared(model: LatentModel, data: Any) -> Rows:
     return rows if prepare is None else prepare(rows)
 
 
-def bind(model: LatentModel, data: Any) -> tuple[Rows, Program]:
-    """The checked rows, and the program of a private copy of the model."""
+@dataclass(frozen=True)
+class Restrictions:
+    """What is known of the globals before a fit.
+
+    Attributes:
+        fixed: global → its value, NaN where an entry is free.
+        tied: global → whole numbers, equal where entries share one value, negative where they are alone.
+    """
+
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    tied: Mapping[str, Any] = field(default_factory=dict)
+
+
+def bind(
+    model: LatentModel, data: Any, known: Restrictions | None = None, *, start: bool = True
+) -> tuple[Rows, Program]:
+    """The checked rows, and the program of a private copy of the model.
+
+    Args:
+        model: the user's model, left as it is.
+        data: rows, or what becomes rows.
+        known: globals that are known or tied.
+        start: whether networks may take their scales from the data, before training.
+    """
     rows = prepared(model, data)
     trained = _copied(model)
     start_networks = getattr(trained, "start_networks", None)
-    if start_networks is not None:
+    if start and start_networks is not None:
         start_networks(rows)
     program = Program.of(trained, rows)
     check_missing(program, rows)
-    return rows, program
+    return rows, program if known is None else program.restricted(known.fixed, known.tied)
 
 
 def _copied(model: LatentModel) -> LatentModel:

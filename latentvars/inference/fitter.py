@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -25,13 +26,24 @@ class Fitter:
         algorithm: how it is fitted.
         seed: of every call.
         progress: whether each call shows a bar; None: where standard error is a terminal.
+        fixed, tied: what is known of globals, as in :func:`latentvars.fit`.
     """
 
     model: LatentModel
     algorithm: Algorithm = field(default_factory=EM)
     seed: int = 0
     progress: bool | None = False
+    fixed: Mapping[str, Any] | None = None
+    tied: Mapping[str, Any] | None = None
 
     def __call__(self, data: Any) -> Fit:
         """Fit the model to ``data``; errors as :func:`latentvars.fit`."""
-        return fit(self.model, data, self.algorithm, seed=self.seed, progress=self.progress)
+        return fit(
+            self.model,
+            data,
+            self.algorithm,
+            seed=self.seed,
+            progress=self.progress,
+            fixed=self.fixed,
+            tied=self.tied,
+        )

@@ -6,15 +6,19 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from latentvars.contract import LatentModel
-from latentvars.errors import SettingError
+from latentvars.errors import NameUnknownError, SettingError
 from latentvars.inference.algorithm import Algorithm, Problem
-from latentvars.inference.binding import bind, check_estimable, prepared
+from latentvars.inference.binding import Restrictions, bind, check_estimable, prepared
 from latentvars.inference.em import EM
 from latentvars.inference.engine import Run
 from latentvars.inference.fit import Fit
+from latentvars.inference.posteriors import PointMass
 from latentvars.inference.restarts import best_of_starts
 from latentvars.inference.starting import starting_point
+from latentvars.inference.stopping import Status
 from latentvars.program import Program
 
 
@@ -27,6 +31,8 @@ def fit(
     start: Mapping[str, Any] | None = None,
     resume: Fit | None = None,
     progress: bool | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    tied: Mapping[str, Any] | None = None,
 ) -> Fit:
     """Fit a latent-variable model.
 
@@ -38,6 +44,12 @@ def fit(
         start: constrained starting values for some or all globals.
         resume: an earlier fit of the same model and data to go on from, with its optimiser's state.
         progress: show a bar with the objective per row; None: where standard error is a terminal.
+        fixed: what is known of globals: site → array of its shape, NaN where an entry is free, as
+            ``{"transition": [[nan, nan, 0], [0, nan, nan], [0, 0, 1]]}`` for a left-right chain. Fixed entries stay as
+            they are to the bit, whatever ``start`` says, and are no degrees of freedom. Single entries can be fixed
+            where they are independent, and in rows of probabilities.
+        tied: entries that share one value: site → whole numbers of its shape, equal for the entries of a group,
+            negative for entries that are alone, as ``{"scale": [[0], [0], [-1]]}``. A group is one degree of freedom.
 
     Returns:
         The fit; after Ctrl-C the fit so far, with status ``INTERRUPTED``.
@@ -45,19 +57,25 @@ def fit(
     Raises:
         DataError: data that cannot be fitted (empty, infinite, constant where a variance is estimated).
         ModelError: a model that breaks the contract.
-        SupportError: a site that the algorithm cannot handle.
+        SupportError: a site that the algorithm cannot handle, or of which single entries cannot be fixed or tied.
+        SettingError: values in ``fixed`` or ``tied`` that cannot be.
         NumericalError: a non-finite objective, with the site and the batch.
     """
     algorithm = algorithm if algorithm is not None else EM()
     if resume is not None:
+        if fixed is not None or tied is not None:
+            raise SettingError(
+                "fixed= or tied= together with resume=", "one of them", "leave them out: a resumed fit keeps its own"
+            )
         return _resumed(resume, data, algorithm, progress)
-    rows, program = bind(model, data)
+    known = Restrictions(fixed or {}, tied or {})
+    rows, program = bind(model, data, known)
     check_estimable(model, rows)
     if algorithm.restarts == 1:
         values = starting_point(program, rows, seed, start)
         run = Run(algorithm, program, rows, seed, algorithm.init(Problem(program, rows, values, seed)))
         return run.go(progress).finished(None)
-    return best_of_starts(model, rows, algorithm, seed, start, progress)
+    return best_of_starts(model, rows, algorithm, seed, start, progress, known)
 
 
 def _resumed(resume: Fit, data: Any, algorithm: Algorithm, progress: bool | None) -> Fit:
@@ -81,3 +99,27 @@ def _unshared(program: Program, state: Any) -> tuple[Program, Any]:
     """Copies of what training changes, so that the earlier fit stays as it is."""
     shared = (program.roles, program.roles.space, program.sketches)
     return copy.deepcopy((program, state), {id(value): value for value in shared})
+
+
+def from_point(model: LatentModel, data: Any, point: Mapping[str, Any], *, seed: int = 0) -> Fit:
+    """A fit at given parameters, without fitting: every readout of a fit works on it.
+
+    Args:
+        model: the model.
+        data: rows.
+        point: constrained values of all globals.
+        seed: of draws made later.
+
+    Raises:
+        NameUnknownError: a global is missing, or a name is that of none.
+    """
+    rows, program = bind(model, data, start=False)
+    absent = sorted(set(program.space.names) - set(point))
+    if absent:
+        raise NameUnknownError(
+            given=f"a point with {sorted(point)}",
+            needed=f"a value for every global: {absent} too",
+            remedy="add them, or fit the model with these values as start=",
+        )
+    values = starting_point(program, rows, seed, point)
+    return Fit.of(program, rows, None, PointMass(values), status=Status.GIVEN, history=np.zeros(0), seed=seed)

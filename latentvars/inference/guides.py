@@ -14,7 +14,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from latentvars.errors import ModelError, SettingError
+from latentvars.errors import ModelError, SettingError, SupportError
 from latentvars.program import GlobalSpace
 from latentvars.program.scope import surroundings
 
@@ -117,6 +117,13 @@ class Custom:
     guide: Callable[[], Any]
 
     def build(self, space: GlobalSpace, start: Mapping[str, Tensor], dtype: torch.dtype) -> GlobalGuide:
+        restricted = [site.name for site in space.sites if site.restriction is not None]
+        if restricted:
+            raise SupportError(
+                given=f"a guide of your own with entries of {', '.join(restricted)} fixed or tied",
+                needed="lv.MeanField(), lv.LowRank(), lv.FullRank() or lv.Delta(), which leave them out",
+                remedy="choose one of these, or write what is fixed into the model",
+            )
         return PyroGuide(space, dtype, self.guide)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from latentvars.contract import Factor
 from latentvars.families import Arguments, MStep, Selection, Statistics, without_wrappers
 from latentvars.inference.m_step_plan import Leaf, Plan, Rule, all_leaves
-from latentvars.program import Program
+from latentvars.program import Program, Restriction
 from latentvars.rows import Batch
 
 LBFGS_STEPS = 100
@@ -128,16 +128,29 @@ def _closed(
     selection = leaf.sources[rule.argument]
     assert isinstance(selection, Selection)
     prior = without_wrappers(program.global_sites(current)[rule.name]) if rule.hierarchical else rule.prior
+    restriction, value = program.space[rule.name].restriction, current[rule.name]
+    if restriction is not None and restriction.tied:
+        selection, value = _merged(selection, restriction, value)
     step = MStep(
         rule.argument,
         _arguments(program, leaf, current),
         total.statistics[leaf.name],
         leaf.target,
         selection,
-        current[rule.name],
+        value,
         prior,
     )
-    return leaf.family.maximise(step, plan.references[leaf.name])
+    found = leaf.family.maximise(step, plan.references[leaf.name])
+    if restriction is None:
+        return found
+    whole = found[restriction.code] if restriction.tied else found
+    return restriction.project(whole, current[rule.name])
+
+
+def _merged(selection: Selection, restriction: Restriction, value: Tensor) -> tuple[Selection, Tensor]:
+    """A selection of single numbers as one of the values that they share, and these values."""
+    values, code = value.flatten()[restriction.first], restriction.code.flatten()
+    return Selection(selection.name, values.shape, selection.event, code[selection.index]), values
 
 
 def collapsed(plan: Plan, values: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -173,8 +173,9 @@ def _ordered(rules: list[Rule]) -> list[Rule]:
 
 def _probe(program: Program, seed: int) -> dict[str, Tensor]:
     """Random interior globals that require gradients; almost surely no two numbers in them are equal."""
-    free = torch.randn(program.space.size, generator=generator(seed), dtype=torch.float64).to(program.dtype)
-    values, _ = program.space.constrain(0.7 * free)
+    space = program.space.unrestricted
+    free = torch.randn(space.size, generator=generator(seed), dtype=torch.float64).to(program.dtype)
+    values, _ = space.constrain(0.7 * free)
     return {name: value.detach().requires_grad_() for name, value in values.items()}
 
 
@@ -267,9 +268,14 @@ def _rule(program: Program, name: str, entries: list, values: dict[str, Tensor])
     prior = without_wrappers(priors[name])
     above = [other for other in priors if other != name and _prior_depends(priors[other], values[other], values[name])]
 
-    def numeric(reason: str) -> Rule:
-        return Rule(name, enters, None, "", reason)
+    restriction = program.space[name].restriction
+    known = "" if restriction is None else f"; {restriction}"
 
+    def numeric(reason: str) -> Rule:
+        return Rule(name, enters, None, "", reason + known)
+
+    if restriction is not None and not restriction.free:
+        return Rule(name, enters, None, "", f"nothing to maximise{known}", possible=False)
     if not program.space[name].free:
         return Rule(name, enters, None, "", "has one possible value", possible=False)
     if not entries:
@@ -287,11 +293,18 @@ def _rule(program: Program, name: str, entries: list, values: dict[str, Tensor])
         return numeric(f"its support {program.space[name].support} restricts the argument")
     if not isinstance(prior, (Flat, *leaf.family.conjugate[argument])):
         return numeric(f"prior {type(prior).__name__} is not conjugate")
+    if restriction is not None:
+        source = leaf.sources[argument]
+        assert isinstance(source, Selection)
+        if not restriction.separable(source.event.numel()) or (restriction.tied and not isinstance(prior, Flat)):
+            return numeric("what is fixed or tied has no closed form")
     kind = type(leaf.family).__name__.removesuffix("Family")
     prior_name = "flat prior" if isinstance(prior, Flat) else f"{type(prior).__name__} prior"
     hierarchical = any(_prior_depends(priors[name], values[name], values[other]) for other in priors if other != name)
     fixed = None if hierarchical or isinstance(prior, Flat) else prior
-    return Rule(name, enters, leaf, argument, f"closed form: {kind} {argument}, {prior_name}", fixed, hierarchical)
+    return Rule(
+        name, enters, leaf, argument, f"closed form: {kind} {argument}, {prior_name}{known}", fixed, hierarchical
+    )
 
 
 def _prior_depends(prior: torch.distributions.Distribution, at: Tensor, on: Tensor) -> bool:

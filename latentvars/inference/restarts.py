@@ -11,7 +11,7 @@ from torch import Tensor
 from latentvars.contract import LatentModel
 from latentvars.errors import NumericalError
 from latentvars.inference.algorithm import Algorithm, Problem
-from latentvars.inference.binding import bind
+from latentvars.inference.binding import Restrictions, bind
 from latentvars.inference.engine import Run
 from latentvars.inference.fit import Fit
 from latentvars.inference.optima import Optima
@@ -30,6 +30,7 @@ def best_of_starts(
     seed: int,
     start: Mapping[str, Any] | None,
     progress: bool | None,
+    known: Restrictions | None = None,
 ) -> Fit:
     """Run several starts and keep the best end; one that fails is counted, and an error only if all do.
 
@@ -40,7 +41,7 @@ def best_of_starts(
     """
     seeds = [seed if k == 0 else derive(seed, 10, k) for k in range(algorithm.restarts)]
     ends = np.full(len(seeds), np.nan)
-    program = bind(model, rows)[1]
+    program = bind(model, rows, known)[1]
     values = [starting_point(program, rows, own, start) for own in seeds]
     screened = algorithm.screen(Problem(program, rows, values[0], seed), values)
     order = range(len(seeds))
@@ -50,7 +51,7 @@ def best_of_starts(
         values = [start.values for start in screened]
         keys = [(start.degenerate, -np.nan_to_num(end, nan=-np.inf)) for start, end in zip(screened, ends, strict=True)]
         order = sorted(order, key=keys.__getitem__)[:LONG_RUNS]
-    long = _LongRuns(model, rows, algorithm, progress)
+    long = _LongRuns(model, rows, algorithm, progress, known)
     for k in order:
         ends[k] = long.end(values[k], seeds[k])
         if long.interrupted:
@@ -61,8 +62,16 @@ def best_of_starts(
 class _LongRuns:
     """Runs to their ends, one after the other; the best so far."""
 
-    def __init__(self, model: LatentModel, rows: Rows, algorithm: Algorithm, progress: bool | None) -> None:
+    def __init__(
+        self,
+        model: LatentModel,
+        rows: Rows,
+        algorithm: Algorithm,
+        progress: bool | None,
+        known: Restrictions | None,
+    ) -> None:
         self.model, self.rows, self.algorithm, self.progress = model, rows, algorithm, progress
+        self.known = known
         self.best: Run | None = None
         self.reached, self.tolerance, self.sound = -np.inf, 0.0, False
         self.interrupted = False
@@ -70,7 +79,7 @@ class _LongRuns:
 
     def end(self, values: dict[str, Tensor], seed: int) -> float:
         """The objective per row at the end of a run, nats; NaN where it fails."""
-        program = bind(self.model, self.rows)[1]
+        program = bind(self.model, self.rows, self.known)[1]
         try:
             state = self.algorithm.init(Problem(program, self.rows, values, seed))
             run = Run(self.algorithm, program, self.rows, seed, state).go(self.progress)

@@ -109,7 +109,9 @@ def _globals(fit: Savable, tensors: dict[str, Tensor]) -> Json:
     tensors.update({f"globals.{name}": value for name, value in fit.globals.tensors().items()})
     guide = _description(getattr(fit.algorithm, "guide", None), "guide", tensors)
     shapes = {site.name: list(site.shape) for site in fit.program.space.sites}
-    return {"class": type(fit.globals).__name__, "guide": guide, "shapes": shapes}
+    fixed = encode(fit.program.space.fixed, tensors, "fixed")
+    tied = encode(fit.program.space.tied, tensors, "tied")
+    return {"class": type(fit.globals).__name__, "guide": guide, "shapes": shapes, "fixed": fixed, "tied": tied}
 
 
 def _networks(model: Any, tensors: dict[str, Tensor]) -> Json:

@@ -46,6 +46,7 @@ def starting_point(
             )
     for name, value in values.items():
         _check_start(program, name, value)
+    values = program.space.project(values)
     if set(values) != set(program.space.names):
         values = {**_best_prior_draw(program, rows, seed, values), **values}
     return {name: values[name].detach().clone().contiguous() for name in program.space.names}

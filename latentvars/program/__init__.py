@@ -4,6 +4,7 @@ from latentvars.program.gaps import check_missing
 from latentvars.program.globals import GlobalSite, GlobalSpace
 from latentvars.program.modules import model_modules, model_parameters, network_dtype
 from latentvars.program.program import Bound, Expectation, Program
+from latentvars.program.restriction import Restriction
 from latentvars.program.roles import Roles
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "GlobalSite",
     "GlobalSpace",
     "Program",
+    "Restriction",
     "Roles",
     "check_missing",
     "model_modules",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -92,6 +92,12 @@ class Program:
                 check_observed(model, without_missing(batch, rows), dtype)
         return Program(model, roles, dtype, (two, three))
 
+    def restricted(self, fixed: Mapping[str, Any] | None, tied: Mapping[str, Any] | None = None) -> Program:
+        """The program with entries of globals fixed or tied; errors as :meth:`GlobalSpace.restricted`."""
+        if not fixed and not tied:
+            return self
+        return replace(self, roles=replace(self.roles, space=self.space.restricted(fixed or {}, tied or {})))
+
     @property
     def sketch(self) -> Batch:
         return self.sketches[0]
@@ -163,7 +169,7 @@ class Program:
         """One draw of the globals from their priors (starting values where the prior is flat)."""
         with torch.no_grad(), seeded(seed), self._around():
             run = read(poutine.trace(self.model.model).get_trace(self.sketch))
-        return {name: run.sites[name].value.to(self.dtype) for name in self.space.names}
+        return self.space.project({name: run.sites[name].value.to(self.dtype) for name in self.space.names})
 
     def beliefs(self, values: Mapping[str, Tensor], batch: Batch, seed: int = 0) -> dict[str, TorchDistribution]:
         """The posterior of each local given its row: exact for discrete ones, the guide's for continuous ones."""

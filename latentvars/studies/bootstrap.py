@@ -56,6 +56,7 @@ class Refit:
         compared: rows over which labels are matched.
         references: one for each set of labels.
         seed: of the whole bootstrap.
+        fixed, tied: what is known of the globals, as in the fit.
     """
 
     model: Any
@@ -66,6 +67,8 @@ class Refit:
     compared: Rows
     references: tuple[Reference, ...]
     seed: int
+    fixed: dict[str, Tensor]
+    tied: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,8 @@ def bootstrap(
         compared,
         references,
         seed,
+        fit.program.space.fixed,
+        fit.program.space.tied,
     )
     done, interrupted = _collect(refit, replicates, workers, progress)
     return _result(fit, used, done, interrupted, kind, seed, aligned)
@@ -179,11 +184,14 @@ def _replicate(refit: Refit, number: int) -> Replicate:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # each replicate would repeat what the fit has said
             data = refit.data.draw(seed)
-            best = fit_model(refit.model, data, refit.algorithm, seed=seed, start=refit.point, progress=False)
+            again = partial(
+                fit_model, refit.model, data, refit.algorithm, fixed=refit.fixed, tied=refit.tied, progress=False
+            )
+            best = again(seed=seed, start=refit.point)
             for k in range(refit.restarts):
                 if best.status is Status.INTERRUPTED:
                     break
-                other = fit_model(refit.model, data, refit.algorithm, seed=derive(seed, k), progress=False)
+                other = again(seed=derive(seed, k))
                 best = max(best, other, key=_objective)
         if best.status is Status.INTERRUPTED:
             return Replicate(number, interrupted=True)
@@ -241,7 +249,7 @@ def _inside(space: GlobalSpace, point: dict[str, Tensor]) -> dict[str, Tensor]:
         if bounds.simplex:
             value = torch.where(value > 0, value.clamp(min=INSIDE), value)
             value = value / value.sum(-1, keepdim=True)
-        elif bounds.separate:
+        elif bounds.entrywise:
             gap = INSIDE * bounds.distance
             value = torch.where(bounds.two_sided, value.clamp(bounds.low + gap, bounds.high - gap), value)
         found[site.name] = value
