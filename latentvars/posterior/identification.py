@@ -10,7 +10,7 @@ from torch import Tensor
 from latentvars.errors import NumericalError
 from latentvars.posterior.information import Derivatives, coordinates
 from latentvars.posterior.scales import Bounds, entry_bounds
-from latentvars.program import GlobalSpace, Program
+from latentvars.program import GlobalSite, GlobalSpace, Program
 
 EXPECTED_AT_EDGE = 0.02  # observations: a probability of less than this over the rows is one of none
 LEAST_INFORMATION = 0.1  # on a logarithm or logit: an error of more than 3 there says nothing
@@ -34,14 +34,13 @@ def edges(
         bounds = entry_bounds(site, values[site.name])
         entries, own = slice(row, row + site.shape.numel()), slice(column, column + site.free)
         row, column = entries.stop, own.stop
-        edge = _near(bounds, values[site.name], size)
-        if (bounds.separate or bounds.simplex) and site.free:
-            moved = (jacobian[entries, own].abs() / bounds.distance.flatten()[:, None]).amax(0)
+        edge = _near(bounds, values[site.name], size) & ~_fixed(site)
+        if bounds.relative and site.free:
+            block = jacobian[entries, own].abs()
+            moved = (block / bounds.distance.flatten()[:, None]).amax(0)
             silent = ~(information.diagonal()[own] >= LEAST_INFORMATION)
-            bounded = _bounded(bounds) if bounds.separate else torch.ones(site.free, dtype=torch.bool)
-            held[own] = bounded & (moved * size < EXPECTED_AT_EDGE) & silent
-            if bounds.separate:
-                edge = edge & held[own]
+            held[own] = (moved * size < EXPECTED_AT_EDGE) & silent
+            edge = edge & (bounds.two_sided.flatten() | (block[:, held[own]] > 0).any(-1))
         else:
             edge = torch.zeros_like(edge)
         edges.append(edge)
@@ -53,8 +52,11 @@ def _near(bounds: Bounds, value: Tensor, size: float) -> Tensor:
     return ((gap * size) < EXPECTED_AT_EDGE).flatten()
 
 
-def _bounded(bounds: Bounds) -> Tensor:
-    return (bounds.low.isfinite() | bounds.high.isfinite()).flatten()
+def _fixed(site: GlobalSite) -> Tensor:
+    """Entries whose value the user gave: known, at the edge or not."""
+    if site.restriction is None:
+        return torch.zeros(site.shape.numel(), dtype=torch.bool)
+    return site.restriction.held.flatten()
 
 
 def inverse_information(program: Program, found: Derivatives, held: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -94,8 +94,7 @@ def inner_point(program: Program, point: Mapping[str, Tensor]) -> Tensor:
             part = program.space.subset((site.name,)).unconstrain(values)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise _no_coordinates(site.name, values[site.name]) from error
-        bounds = entry_bounds(site, values[site.name])
-        if (bounds.separate and bool((bounds.low.isfinite() | bounds.high.isfinite()).any())) or bounds.simplex:
+        if entry_bounds(site, values[site.name]).relative:
             part = part.clamp(-MOST, MOST)
         if not bool(part.isfinite().all()):
             raise _no_coordinates(site.name, values[site.name])

@@ -26,18 +26,23 @@ class Bounds(NamedTuple):
     Attributes:
         low: ``[*shape]``, −inf where there is none.
         high: ``[*shape]``, inf where there is none.
-        separate: whether each entry has one unconstrained coordinate of its own, in the same order.
+        entrywise: whether the support is a bound of each entry by itself.
         simplex: whether the last axis sums to one.
     """
 
     low: Tensor
     high: Tensor
-    separate: bool = False
+    entrywise: bool = False
     simplex: bool = False
 
     @property
     def two_sided(self) -> Tensor:
         return self.low.isfinite() & self.high.isfinite()
+
+    @property
+    def relative(self) -> bool:
+        """Whether its unconstrained coordinates are logarithms or logits."""
+        return self.simplex or (self.entrywise and bool((self.low.isfinite() | self.high.isfinite()).any()))
 
     @property
     def distance(self) -> Tensor:
@@ -65,7 +70,7 @@ def entry_bounds(site: GlobalSite, like: Tensor) -> Bounds:
         return Bounds(torch.zeros_like(low), high)
     low = _given(support, "lower_bound", low)
     high = _given(support, "upper_bound", high)
-    return Bounds(low, high, site.free_shape == site.shape)
+    return Bounds(low, high, entrywise=support.event_dim == 0)
 
 
 def normal_interval(value: Tensor, error: Tensor, low: Tensor, high: Tensor, width: Tensor) -> Tensor:
