@@ -20,7 +20,7 @@ from latentvars.inference.m_step import complete_objective
 from latentvars.program import Bound, Program, model_parameters
 
 MINIBATCH = [name for name in CASES if name != "vae-gaussian"]
-QUICK_EM = lv.EM(passes=3, stop=lv.Never())
+QUICK_EM = lv.EM(passes=2, stop=lv.Never())
 
 
 # --- what batches contribute adds up ---------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def test_accumulating_batches_is_one_big_batch(name: str) -> None:
 
 @over(EM_CASES)
 def test_em_never_lowers_its_objective(name: str) -> None:
-    found = lv.fit(CASES[name].model(), CASES[name].data(), lv.EM(passes=15, stop=lv.Never()), seed=1)
+    found = lv.fit(CASES[name].model(), CASES[name].data(), lv.EM(passes=10, stop=lv.Never()), seed=1)
     steps = np.diff(found.history)
     assert steps.min() >= -1e-9 * abs(found.history[-1])
     assert steps.max() > 0 or name == "mixture-categorical"
@@ -156,7 +156,7 @@ def test_em_does_not_depend_on_row_order_or_batch_size(name: str) -> None:
     order = np.random.default_rng(1).permutation(len(rows))
     plain = lv.fit(CASES[name].model(), rows, QUICK_EM, start=start)
     shuffled = lv.fit(CASES[name].model(), rows.subset(order), QUICK_EM, start=start)
-    batched = lv.fit(CASES[name].model(), rows, lv.EM(passes=3, stop=lv.Never(), batch_size=7), start=start)
+    batched = lv.fit(CASES[name].model(), rows, lv.EM(passes=2, stop=lv.Never(), batch_size=7), start=start)
     for other in (shuffled, batched):
         assert_points(other.point, plain.point, 1e-6 if numeric(plain) else 1e-8)
         np.testing.assert_allclose(other.history, plain.history, rtol=1e-8)
@@ -237,10 +237,10 @@ def test_the_optimum_of_em_is_stationary(name: str) -> None:
     (gradient,) = torch.autograd.grad(value, free)
     assert float(gradient.abs().max()) / len(rows) < 1e-4
     elsewhere = nearby(program, optimum(name).point, 0.05)
-    assert float(objective(program, elsewhere, rows)) < float(value)
+    assert float(objective(program, elsewhere, rows)) < float(value.detach())
 
 
-@over(["gmm-tied", "mixture-bernoulli", "hmm-product", "user-mixture", "user-hierarchy"])
+@over(["mixture-bernoulli", "hmm-product", "user-mixture", "user-hierarchy"])
 def test_a_point_guide_ends_where_em_does(name: str) -> None:
     rows, program, _ = bound(name)
     top = optimum(name).point
@@ -263,7 +263,7 @@ def test_a_point_guide_ends_where_em_does(name: str) -> None:
 def test_em_stopped_and_resumed_is_one_run(name: str) -> None:
     case = CASES[name]
     rows = case.data()
-    first = lv.fit(case.model(), rows, lv.EM(passes=2, stop=lv.Never()), seed=5)
+    first = lv.fit(case.model(), rows, lv.EM(passes=1, stop=lv.Never()), seed=5)
     resumed = lv.fit(case.model(), rows, QUICK_EM, resume=first)
     assert_identical(resumed, lv.fit(case.model(), rows, QUICK_EM, seed=5))
 
@@ -272,10 +272,10 @@ def test_em_stopped_and_resumed_is_one_run(name: str) -> None:
 def test_svi_stopped_and_resumed_is_one_run(name: str) -> None:
     case = CASES[name]
     rows = case.data()
-    first = lv.fit(case.model(), rows, minibatch_svi(rows, 2), seed=5)
+    first = lv.fit(case.model(), rows, minibatch_svi(rows, 1), seed=5)
     before = snapshot(first)
-    resumed = lv.fit(case.model(), rows, minibatch_svi(rows, 5), resume=first)
-    assert_identical(resumed, lv.fit(case.model(), rows, minibatch_svi(rows, 5), seed=5))
+    resumed = lv.fit(case.model(), rows, minibatch_svi(rows, 3), resume=first)
+    assert_identical(resumed, lv.fit(case.model(), rows, minibatch_svi(rows, 3), seed=5))
     assert before.keys() == snapshot(first).keys()
     for key, value in snapshot(first).items():
         assert torch.equal(before[key], value), f"resuming changed {key} of the earlier fit"
@@ -298,10 +298,10 @@ def test_the_same_seed_repeats_and_two_seeds_differ(name: str) -> None:
     case = CASES[name]
     rows = case.data()
     torch.manual_seed(1)
-    first = lv.fit(case.model(), rows, minibatch_svi(rows, 2), seed=7)
+    first = lv.fit(case.model(), rows, minibatch_svi(rows, 1), seed=7)
     torch.manual_seed(2)
-    again = lv.fit(case.model(), rows, minibatch_svi(rows, 2), seed=7)
-    other = lv.fit(case.model(), rows, minibatch_svi(rows, 2), seed=8)
+    again = lv.fit(case.model(), rows, minibatch_svi(rows, 1), seed=7)
+    other = lv.fit(case.model(), rows, minibatch_svi(rows, 1), seed=8)
     assert_identical(first, again)
     assert not np.array_equal(first.history, other.history)
     assert torch.equal(draw(first, 3), draw(again, 3))
@@ -397,7 +397,7 @@ def bound(name: str) -> tuple[lv.Rows, Program, dict[str, Tensor]]:
 @functools.cache
 def optimum(name: str) -> lv.Fit:
     """The fit by EM, run until nothing changes."""
-    em = lv.EM(passes=300, stop=lv.Tolerance(1e-11))
+    em = lv.EM(passes=300, stop=lv.Tolerance(1e-10))
     return lv.fit(CASES[name].model(), CASES[name].data(), em, progress=False)
 
 
