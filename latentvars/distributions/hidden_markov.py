@@ -156,6 +156,16 @@ class HiddenMarkov(TorchDistribution):
             "emission": Factor(self.emission, self._at_states(value), by_step),
         }
 
+    def parts_of(self, value: Tensor) -> dict[str, Factor]:
+        """The distributions and values of :meth:`factors` with unit weights, and no counts: nothing is worked out."""
+        one = torch.ones((), dtype=self.initial.dtype)
+        chances = {"initial": self.initial, "transition": self.transition}
+        found = {
+            name: Factor(SoftCategorical(probs, validate_args=False), torch.zeros_like(probs), one)
+            for name, probs in chances.items()
+        }
+        return found | {"emission": Factor(self.emission, self._at_states(value), one)}
+
     def filtering(self, value: Tensor) -> Tensor:
         """p(z_t | x_1..t), ``[..., T, K]``; 0 past the length."""
         filtered, valid = self._filter(value)

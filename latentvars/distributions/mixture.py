@@ -114,6 +114,14 @@ class Mixture(TorchDistribution):
             "components": Factor(self.components, self._at_components(value), per_component),
         }
 
+    def parts_of(self, value: Tensor) -> dict[str, Factor]:
+        """The distributions and values of :meth:`factors` with unit weights, and no counts: nothing is worked out."""
+        one = torch.ones((), dtype=self.weights.dtype)
+        return {
+            "weights": Factor(SoftCategorical(self.weights, validate_args=False), torch.zeros_like(self.weights), one),
+            "components": Factor(self.components, self._at_components(value), one),
+        }
+
     def sample(self, sample_shape: tuple[int, ...] = Size()) -> Tensor:
         """Draws ``[*sample_shape, *batch, *E]``."""
         with torch.no_grad():

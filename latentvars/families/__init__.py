@@ -4,7 +4,7 @@ from pyro.distributions import TorchDistribution
 
 from latentvars.families.base import Arguments, Family, MStep, Reference, Selection, Statistics
 from latentvars.families.discrete import discrete_families
-from latentvars.families.leaves import batch_shape, leaves, without_wrappers
+from latentvars.families.leaves import batch_shape, laws, leaves, without_wrappers
 from latentvars.families.normal import normal_families
 
 FAMILIES: dict[type[TorchDistribution], Family] = {**normal_families(), **discrete_families()}
@@ -24,6 +24,7 @@ __all__ = [
     "Statistics",
     "batch_shape",
     "family_of",
+    "laws",
     "leaves",
     "without_wrappers",
 ]

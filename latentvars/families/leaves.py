@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -35,6 +37,21 @@ def leaves(path: str, factor: Factor) -> Iterator[tuple[str, Factor]]:
         yield from leaves(path, Factor(fn.base_dist, factor.value, factor.weights))
     else:
         yield path, factor
+
+
+def laws(path: str, factor: Factor) -> Iterator[tuple[str, TorchDistribution]]:
+    """The plain distributions of :func:`leaves` alone: no posterior is worked out where a collapsed distribution has
+    ``parts_of(value)``, its factors without weights."""
+    fn: Any = factor.fn
+    if hasattr(fn, "parts_of"):
+        for name, part in fn.parts_of(factor.value).items():
+            yield from laws(f"{path}.{name}", part)
+    elif hasattr(fn, "factors"):
+        yield from ((name, leaf.fn) for name, leaf in leaves(path, factor))
+    elif isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
+        yield from laws(path, replace(factor, fn=fn.base_dist))
+    else:
+        yield path, fn
 
 
 def without_wrappers(fn: TorchDistribution) -> TorchDistribution:

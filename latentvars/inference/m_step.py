@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from latentvars.contract import Factor
-from latentvars.families import Arguments, MStep, Selection, Statistics, without_wrappers
+from latentvars.families import Arguments, MStep, Selection, Statistics, laws, without_wrappers
 from latentvars.inference.m_step_plan import Leaf, Plan, Rule, all_leaves
 from latentvars.program import Program, Restriction
 from latentvars.rows import Batch
@@ -181,9 +181,10 @@ def complete_objective(program: Program, plan: Plan, values: Mapping[str, Tensor
         statistics, reference = total.statistics[leaf.name], plan.references[leaf.name]
         objective = objective + leaf.family.log_likelihood(arguments, statistics, reference)
     for kept in total.retained:
-        found = all_leaves(program.factor_distributions(values, kept.batch))
+        sites = program.factor_distributions(values, kept.batch)
+        found = {path: fn for name, factor in sites.items() for path, fn in laws(name, factor)}
         for path, weights in kept.weights.items():
-            log_prob = found[path].fn.log_prob(kept.values[path])
+            log_prob = found[path].log_prob(kept.values[path])
             objective = objective + torch.where(weights > 0, weights * log_prob, torch.zeros_like(weights)).sum()
     return objective
 

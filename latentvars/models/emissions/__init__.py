@@ -11,6 +11,7 @@ from latentvars.models.emissions.gaussian import (
     TiedGaussian,
 )
 from latentvars.models.emissions.product import Product
+from latentvars.models.emissions.regression import Regression
 
 __all__ = [
     "Bernoulli",
@@ -22,6 +23,7 @@ __all__ = [
     "GaussianEmission",
     "Poisson",
     "Product",
+    "Regression",
     "SphericalGaussian",
     "TiedGaussian",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -19,6 +20,9 @@ class Emission(Protocol):
     Attributes:
         features: D; None where it is taken from the data.
         blur: share of chance in the groups from which a start is estimated.
+
+    One that reads inputs has two members more: ``reads``, the names of their columns, and ``at(columns)``, the emission
+    at the inputs of some observations, whose distribution has the batch shape ``[..., groups]``.
     """
 
     @property
@@ -60,6 +64,16 @@ class Emission(Protocol):
     def check_estimable(self, x: Tensor, features: tuple[str, ...]) -> None:
         """Whether the globals can be estimated from observations ``[S, D]``."""
         ...
+
+
+def reads(emission: Emission) -> tuple[str, ...]:
+    """The columns of inputs that an emission reads; () for most."""
+    return getattr(emission, "reads", ())
+
+
+def at(emission: Any, columns: Mapping[str, Tensor]) -> Emission:
+    """The emission at the inputs of these observations; itself where it reads none."""
+    return emission.at(columns) if reads(emission) else emission
 
 
 def positive(name: str, value: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from latentvars import distributions
 from latentvars.errors import SettingError
 from latentvars.models.columns import check_width
-from latentvars.models.emissions.base import Emission
+from latentvars.models.emissions.base import Emission, at, reads
 from latentvars.models.priors import Priors
 
 
@@ -53,6 +54,15 @@ class Product:
     @property
     def blur(self) -> float:
         return max(part.blur for part in self.parts)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns of inputs that the parts read."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in reads(part)))
+
+    def at(self, columns: Mapping[str, Tensor]) -> Product:
+        """The product of the parts at the inputs of these observations."""
+        return Product(*(at(part, columns) for part in self.parts))
 
     def distribution(self, groups: int, width: int | None, priors: Priors) -> TorchDistribution:
         check_width(self.features, width)
