@@ -13,7 +13,7 @@ from latentvars.contract import Factor
 from latentvars.distributions import chain
 from latentvars.distributions.chain_evidence import log_evidence
 from latentvars.distributions.chain_posterior import ChainPosterior
-from latentvars.distributions.log_space import log_probs
+from latentvars.distributions.log_space import log_probs, only_known
 from latentvars.distributions.mixture import Mixture
 from latentvars.distributions.shapes import check_count, check_expand, join_batch_shapes
 from latentvars.distributions.soft_categorical import SoftCategorical
@@ -74,6 +74,7 @@ class HiddenMarkov(TorchDistribution):
         self.initial, self.transition, self.emission = initial, transition, emission
         self.lengths, self.local, self.states = lengths, local, states
         self.moving, self.emitting = moving, emitting
+        self.known: Tensor | None = None
         given = emission.batch_shape[-2] if emitting else transition.shape[-3] + 1 if moving else None
         event_shape = Size([_horizon(lengths, given if steps is None else steps)]) + emission.event_shape
         super().__init__(join_batch_shapes("a HiddenMarkov", shapes), event_shape, validate_args=validate_args)
@@ -101,6 +102,7 @@ class HiddenMarkov(TorchDistribution):
         new.initial, new.transition, new.emission = self.initial, self.transition, self.emission
         new.lengths, new.local, new.states = self.lengths, self.local, self.states
         new.moving, new.emitting = self.moving, self.emitting
+        new.known = self.known
         TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -110,7 +112,23 @@ class HiddenMarkov(TorchDistribution):
         parts = (self.initial, self.transition, change(self.emission))
         settings = (self.lengths, self.event_shape[0], self.local, self.moving, self.emitting)
         changed = HiddenMarkov(*parts, *settings, validate_args=False)
+        changed.known = self.known
         return changed.expand(self.batch_shape)
+
+    @property
+    def labels(self) -> int:
+        """K."""
+        return self.states
+
+    def given(self, known: Tensor) -> HiddenMarkov:
+        """p(x_1..T, z_t = known_t where it is known), the other states summed out; samples are not affected.
+
+        Args:
+            known: ``[..., T]`` int64, −1 where the state is not known, as past the length.
+        """
+        new = self.expand(self.batch_shape)
+        new.known = known
+        return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(x_1..T), nats, ``[...]``; gradients as :func:`latentvars.distributions.chain_evidence.log_evidence`."""
@@ -300,6 +318,7 @@ class HiddenMarkov(TorchDistribution):
             )
         score = self.emission.log_prob(self._at_states(value))
         score = score if self.is_shared else score.movedim(0, -2)
+        score = only_known(score, self.known)
         if self.lengths is None:
             return score, None
         valid = self._valid(score.shape[-2]).expand(score.shape[:-1])

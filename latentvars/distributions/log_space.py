@@ -20,6 +20,14 @@ def log_probs(probs: Tensor) -> Tensor:
     return torch.where(possible, probs, 1.0).log().masked_fill(~possible, -torch.inf)
 
 
+def only_known(score: Tensor, known: Tensor | None) -> Tensor:
+    """Log-densities of each label ``[..., K]``, ``-inf`` for all but the known one; ``known [...]`` is -1 elsewhere."""
+    if known is None:
+        return score
+    labels = torch.arange(score.shape[-1], device=score.device)
+    return torch.where((known >= 0).unsqueeze(-1) & (labels != known.unsqueeze(-1)), -torch.inf, score)
+
+
 def entropy_terms(probs: Tensor) -> Tensor:
     """−p log p elementwise, nats, with 0 log 0 = 0 and gradient zero there (torch.special.entr: inf)."""
     return -probs * torch.where(probs > 0, probs, 1.0).log()

@@ -10,7 +10,7 @@ from pyro.distributions import Categorical, TorchDistribution, constraints
 from torch import Size, Tensor
 
 from latentvars.contract import Factor
-from latentvars.distributions.log_space import log_probs, log_sum_exp
+from latentvars.distributions.log_space import log_probs, log_sum_exp, only_known
 from latentvars.distributions.shapes import check_count, check_expand, join_batch_shapes
 from latentvars.distributions.soft_categorical import SoftCategorical
 from latentvars.errors import ShapeError
@@ -47,6 +47,7 @@ class Mixture(TorchDistribution):
             )
         check_count("weights", weights.shape[-1], components.batch_shape[-1], "give one weight per component")
         self.weights, self.components, self.local = weights, components, local
+        self.known: Tensor | None = None
         batch_shape = join_batch_shapes(
             "a Mixture", {"weights": weights.shape[:-1], "components": components.batch_shape[:-1]}
         )
@@ -67,6 +68,7 @@ class Mixture(TorchDistribution):
         check_expand("a Mixture", self.batch_shape, batch_shape)
         new = _instance or Mixture.__new__(Mixture)
         new.weights, new.components, new.local = self.weights, self.components, self.local
+        new.known = self.known
         TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -74,7 +76,23 @@ class Mixture(TorchDistribution):
     def map_parts(self, change: Callable[[TorchDistribution], TorchDistribution]) -> Mixture:
         """The mixture of changed components."""
         changed = Mixture(self.weights, change(self.components), self.local, validate_args=False)
+        changed.known = self.known
         return changed.expand(self.batch_shape)
+
+    @property
+    def labels(self) -> int:
+        """K."""
+        return self.weights.shape[-1]
+
+    def given(self, known: Tensor) -> Mixture:
+        """p(x, z = known), log w_z + log f_z(x), where the component is known; samples are not affected.
+
+        Args:
+            known: ``[...]`` int64, −1 where it is not.
+        """
+        new = self.expand(self.batch_shape)
+        new.known = known
+        return new
 
     def _at_components(self, value: Tensor) -> Tensor:
         """``[..., *E]`` → ``[..., 1, *E]``, which broadcasts against the components."""
@@ -84,7 +102,7 @@ class Mixture(TorchDistribution):
         """log w_k + log f_k(x), ``[..., K]``."""
         joint = log_probs(self.weights) + self.components.log_prob(self._at_components(value))
         shape = torch.broadcast_shapes(joint.shape[:-1], self.batch_shape)
-        return joint.expand(shape + joint.shape[-1:])
+        return only_known(joint.expand(shape + joint.shape[-1:]), self.known)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(x), nats, ``[...]``; the gradient with respect to a weight that is zero is zero."""

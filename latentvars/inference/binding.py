@@ -9,7 +9,7 @@ from typing import Any
 
 from latentvars.contract import LatentModel
 from latentvars.errors import ModelError
-from latentvars.program import Program, check_missing
+from latentvars.program import Program, check_labels, check_missing
 from latentvars.rows import Rows
 
 
@@ -51,6 +51,7 @@ def bind(
         start_networks(rows)
     program = Program.of(trained, rows)
     check_missing(program, rows)
+    check_labels(program, rows)
     return rows, program if known is None else program.restricted(known.fixed, known.tied)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from latentvars.errors import ModelError, NameUnknownError
+from latentvars.posterior.alignment import labels_of, matching
 from latentvars.program import Program
 from latentvars.randomness import derive, generator
 from latentvars.rows import Rows
@@ -46,10 +49,29 @@ def starting_point(
             )
     for name, value in values.items():
         _check_start(program, name, value)
+    if not given and rows.known and set(values) == set(program.space.names):
+        values = _matched(program, rows, values)
     values = program.space.project(values)
     if set(values) != set(program.space.names):
         values = {**_best_prior_draw(program, rows, seed, values), **values}
     return {name: values[name].detach().clone().contiguous() for name in program.space.names}
+
+
+def _matched(program: Program, rows: Rows, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A start with its labels in the order that agrees best with those that are known."""
+    dims = getattr(program.model, "dims", dict)()
+    found = labels_of(dims, program.space.names, tuple(rows.known))
+    batch = rows.batch(dtype=program.dtype)
+    beliefs = program.beliefs(values, replace(batch, known={}), 0) if found else {}
+    for labels in found:
+        known = batch.known[labels.local]
+        belief: Any = beliefs[labels.local]
+        probs = belief.marginals if hasattr(belief, "marginals") else belief.probs
+        at = known >= 0
+        if bool(at.any()):
+            reference = torch.nn.functional.one_hot(known[at], probs.shape[-1]).to(probs.dtype)
+            values = labels.permuted(values, matching(reference, probs[at]))
+    return values
 
 
 def _best_prior_draw(program: Program, rows: Rows, seed: int, fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:

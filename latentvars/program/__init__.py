@@ -2,6 +2,7 @@
 
 from latentvars.program.gaps import check_missing
 from latentvars.program.globals import GlobalSite, GlobalSpace
+from latentvars.program.labels import check_labels
 from latentvars.program.modules import model_modules, model_parameters, network_dtype
 from latentvars.program.program import Bound, Expectation, Program
 from latentvars.program.restriction import Restriction
@@ -15,6 +16,7 @@ __all__ = [
     "Program",
     "Restriction",
     "Roles",
+    "check_labels",
     "check_missing",
     "model_modules",
     "model_parameters",

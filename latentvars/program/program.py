@@ -16,6 +16,7 @@ from torch.distributions import kl_divergence
 from latentvars.contract import Factor, LatentModel, Score
 from latentvars.errors import NumericalError
 from latentvars.program.globals import GlobalSpace
+from latentvars.program.labels import GiveLabels
 from latentvars.program.missing import IntegrateMissing, without_missing
 from latentvars.program.modules import model_modules, network_dtype
 from latentvars.program.roles import Roles, check_observed, find_roles
@@ -237,7 +238,8 @@ class Program:
 
     def _conditioned(self, values: Mapping[str, Tensor], batch: Batch) -> Any:
         model: Any = poutine.condition(self.model.model, data=dict(values))
-        return model if batch.observed is None else IntegrateMissing()(model)
+        model = model if batch.observed is None else IntegrateMissing()(model)
+        return GiveLabels(batch)(model) if batch.known else model
 
     def _around(self) -> Any:
         return surroundings(self.dtype)
@@ -292,6 +294,7 @@ class Program:
 def sketch_batch(rows: Rows, size: int, steps: int, dtype: torch.dtype) -> Batch:
     """The first rows (again from the start where there are fewer), complete, sequences cut to their first steps."""
     batch = without_missing(rows.batch(torch.arange(size) % len(rows), dtype=dtype), rows)
+    batch = replace(batch, known={})
     if batch.lengths is None:
         return batch
     lengths = batch.lengths.clamp(max=steps)

@@ -14,6 +14,7 @@ from pyro.ops.packed import pack
 from torch import Tensor
 
 from latentvars.program.elimination import Term, eliminate, marginal
+from latentvars.program.labels import Labelled, where_possible
 from latentvars.rows import ROWS_PLATE
 
 
@@ -34,6 +35,7 @@ class Site:
         latent: its own symbol where it is enumerated.
         auxiliary: whether a guide drew it for its own use.
         frames: negative dimension → name of the plate there.
+        label: its value where that is known, −1 elsewhere; None where nothing is.
     """
 
     name: str
@@ -48,10 +50,12 @@ class Site:
     latent: str | None
     auxiliary: bool
     frames: Mapping[int, str]
+    label: Tensor | None = None
 
     def log_prob(self) -> Tensor:
         """Unscaled, masked log density, over plates and enumerated dimensions, nats."""
-        return self.masked(self.fn.log_prob(self.value))
+        score = self.fn.log_prob(self.value)
+        return self.masked(score if self.label is None else where_possible(score, self.value, self.label))
 
     def masked(self, value: Tensor) -> Tensor:
         """A log density, or the posterior weight of one, with zeros where the site does not count."""
@@ -136,10 +140,10 @@ def _frames(node: Any) -> list[Any]:
 
 
 def _site(name: str, node: Any, symbols: Mapping[str, str]) -> Site:
-    mask = node["mask"]
+    mask, fn = node["mask"], node["fn"]
     return Site(
         name,
-        node["fn"],
+        fn.base if isinstance(fn, Labelled) else fn,
         node["value"],
         node["is_observed"],
         any(frame.name == ROWS_PLATE for frame in node["cond_indep_stack"]),
@@ -150,4 +154,5 @@ def _site(name: str, node: Any, symbols: Mapping[str, str]) -> Site:
         node["infer"].get("_enumerate_symbol"),
         bool(node["infer"].get("is_auxiliary")),
         {frame.dim: frame.name for frame in _frames(node)},
+        fn.label if isinstance(fn, Labelled) else None,
     )

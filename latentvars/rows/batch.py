@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import pyro
@@ -29,6 +29,7 @@ class Batch:
         lengths: ``[B]`` int64, steps of each sequence; None where a row is an observation.
         observed: True where an entry was observed, shapes as ``columns``, False on padding; None where nothing is
             missing.
+        known: local → its labels ``[B]``, or ``[B, T]`` of each step; −1 where they are not known, and on padding.
     """
 
     columns: Mapping[str, Tensor]
@@ -37,6 +38,7 @@ class Batch:
     weights: Tensor
     lengths: Tensor | None = None
     observed: Mapping[str, Tensor] | None = None
+    known: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.index.shape[0]
@@ -76,7 +78,8 @@ class Batch:
 
         columns = {name: take(value) for name, value in self.columns.items()}
         observed = None if self.observed is None else {name: take(value) for name, value in self.observed.items()}
-        return Batch(columns, self.index[at], self.total, self.weights[at], lengths, observed)
+        known = {name: take(value) if value.ndim > 1 else value[at] for name, value in self.known.items()}
+        return Batch(columns, self.index[at], self.total, self.weights[at], lengths, observed, known)
 
     def steps(self, value: Tensor) -> Tensor:
         """A padded ``[B, T, ...]`` result without its padding, ``[S, ...]`` (unchanged for observations)."""

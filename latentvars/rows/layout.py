@@ -158,6 +158,27 @@ def row_names(given: Any, found: Sequence[Hashable] | None, size: int) -> Sequen
     return names
 
 
+def known_labels(name: str, given: Any, size: int, steps: int, order: Tensor | None) -> Tensor:
+    """Labels of one local, ``[size]`` or ``[steps]`` int64, −1 where they are not known."""
+    values = to_tensor(f"known[{name!r}]", given).to(torch.float64).nan_to_num(nan=-1.0)
+    if values.ndim != 1 or len(values) not in (size, steps):
+        sequences = f", or for each of the {steps} steps: [{steps}]" if steps != size else ""
+        raise ShapeError(
+            f"known[{name!r}] of shape {list(values.shape)}",
+            f"one label for each of the {size} rows: [{size}]{sequences}",
+            "write -1 where a label is not known.",
+        )
+    bad = ((values != values.round()) | (values < -1)).nonzero().squeeze(-1)[:3].tolist()
+    if bad:
+        raise DataError(
+            f"known[{name!r}] with {values[bad].tolist()} at {bad}",
+            "whole numbers from 0, or -1 or NaN where a label is not known",
+            "code the labels as 0, 1, ...",
+        )
+    labels = values.long()
+    return labels if order is None or len(labels) != steps else labels[order]
+
+
 def row_weights(given: Any, size: int) -> Tensor:
     """Weights ``[size]``, float64, checked; ones where none were given."""
     if given is None:

@@ -20,6 +20,7 @@ from latentvars.rows.layout import (
     default_features,
     frame_names,
     has_nan,
+    known_labels,
     positions_of,
     row_lengths,
     row_names,
@@ -43,6 +44,8 @@ class Rows:
         groups: an id per step; steps of equal id form one sequence, in order of first appearance. The ids become
             the names of the rows.
         weights: one per row, finite, nonnegative, not all zero. By position, whatever index a Series has.
+        known: what is known of discrete locals: site → labels, one per row, or for sequences one per step, from 0;
+            −1 or NaN where they are not known. The model is then fitted to these labels as well.
         names: one per row; default: the frame's index, the group ids, or 0 .. N-1. Need not be unique.
 
     Attributes:
@@ -54,6 +57,7 @@ class Rows:
         features: names of the last axis of each column that has more than one axis.
         names: N row names.
         observed: True where an entry was observed, shapes as ``columns``; None where nothing is missing.
+        known: local → labels ``[N]``, or of steps ``[S]``, int64, −1 where they are not known.
 
     Raises:
         DataError: empty, infinite or not numeric; weights that are negative, not finite or all zero.
@@ -67,6 +71,7 @@ class Rows:
     features: Mapping[str, tuple[str, ...]]
     names: Sequence[Hashable]
     observed: Mapping[str, Tensor] | None
+    known: Mapping[str, Tensor]
 
     def __init__(
         self,
@@ -76,6 +81,7 @@ class Rows:
         groups: Any = None,
         weights: Any = None,
         names: Sequence[Hashable] | None = None,
+        known: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(x, Rows | Batch):
             raise KindError(f"x is {type(x).__name__} already", "data", "use it as it is, or Rows.of(data).")
@@ -91,7 +97,9 @@ class Rows:
         found_names = frame_names(sources) if found_lengths is None else ids
         shapes = {name: tuple(value.shape[1:]) for name, value in values.items()}
         features = {n: sources[n].features or default_features(n, shape) for n, shape in shapes.items() if shape}
-        self._set(values, found_lengths, row_weights(weights, size), features, row_names(names, found_names, size))
+        labels = {name: known_labels(name, value, size, steps, order) for name, value in (known or {}).items()}
+        found_names = row_names(names, found_names, size)
+        self._set(values, found_lengths, row_weights(weights, size), features, found_names, labels)
 
     def _set(
         self,
@@ -100,6 +108,7 @@ class Rows:
         weights: Tensor,
         features: Mapping[str, tuple[str, ...]],
         names: Sequence[Hashable],
+        known: Mapping[str, Tensor] | None = None,
     ) -> None:
         missing = any(has_nan(value) for value in columns.values())
         observed = {name: ~torch.isnan(value) for name, value in columns.items()} if missing else None
@@ -110,6 +119,7 @@ class Rows:
             ("features", dict(features)),
             ("names", names),
             ("observed", observed),
+            ("known", dict(known or {})),
         ):
             object.__setattr__(self, attribute, value)
 
@@ -153,7 +163,8 @@ class Rows:
         if self.lengths is not None:
             return self
         rows = object.__new__(Rows)
-        rows._set(self.columns, torch.tensor([self.steps]), row_weights(None, 1), self.features, range(1))
+        lengths = torch.tensor([self.steps])
+        rows._set(self.columns, lengths, row_weights(None, 1), self.features, range(1), self.known)
         return rows
 
     def subset(self, index: Any) -> Rows:
@@ -166,7 +177,8 @@ class Rows:
             where = padded[torch.arange(padded.shape[1]) < lengths[:, None]]
         rows = object.__new__(Rows)
         columns = {name: value[where] for name, value in self.columns.items()}
-        rows._set(columns, lengths, self.weights[at], self.features, tuple(self.names[i] for i in at.tolist()))
+        known = {name: value[where if len(value) == self.steps else at] for name, value in self.known.items()}
+        rows._set(columns, lengths, self.weights[at], self.features, tuple(self.names[i] for i in at.tolist()), known)
         return rows
 
     def with_weights(self, weights: Any) -> Rows:
@@ -176,7 +188,7 @@ class Rows:
             ShapeError, DataError: as for the weights of new rows.
         """
         rows = object.__new__(Rows)
-        rows._set(self.columns, self.lengths, row_weights(weights, len(self)), self.features, self.names)
+        rows._set(self.columns, self.lengths, row_weights(weights, len(self)), self.features, self.names, self.known)
         return rows
 
     def with_columns(self, columns: Mapping[str, Tensor]) -> Rows:
@@ -196,7 +208,7 @@ class Rows:
                 )
             check_values(name, value)
         rows = object.__new__(Rows)
-        rows._set({**self.columns, **columns}, self.lengths, self.weights, self.features, self.names)
+        rows._set({**self.columns, **columns}, self.lengths, self.weights, self.features, self.names, self.known)
         return rows
 
     def digest(self) -> str:
@@ -204,6 +216,7 @@ class Rows:
         sha = hashlib.sha256()
         parts: dict[str, Tensor] = {f"column {name}": value for name, value in self.columns.items()}
         parts |= {"weights": self.weights} | ({} if self.lengths is None else {"lengths": self.lengths})
+        parts |= {f"known {name}": value for name, value in self.known.items()}
         for name, value in sorted(parts.items()):
             if has_nan(value):
                 value = value.nan_to_num(nan=torch.nan)  # NaN has many bit patterns
@@ -246,6 +259,7 @@ class Rows:
             weights.to(device=device, dtype=dtype),
             None if lengths is None else lengths.to(device),
             observed,
+            {name: self._labels(value, at, where, valid).to(device) for name, value in self.known.items()},
         )
 
     def batches(
@@ -276,6 +290,12 @@ class Rows:
             )
         order = np.random.default_rng((seed, epoch)).permutation(len(self)) if shuffle else np.arange(len(self))
         return (self.batch(order[i : i + size], dtype, device) for i in range(0, len(self), size))
+
+    def _labels(self, value: Tensor, at: Tensor, where: Tensor | None, valid: Tensor | None) -> Tensor:
+        """Labels of a batch; those of steps with −1 on the padding."""
+        if self.lengths is None or valid is None or len(value) != self.steps:
+            return value[at]
+        return torch.where(valid.cpu(), value[where], -1)
 
     @cached_property
     def _starts(self) -> Tensor:

@@ -22,6 +22,7 @@ def encode_rows(rows: Rows, tensors: dict[str, Tensor]) -> Json:
         KindError: row names that are no text, numbers, dates or tuples of them.
     """
     tensors.update({f"data.column.{name}": value for name, value in rows.columns.items()})
+    tensors.update({f"data.known.{name}": value for name, value in rows.known.items()})
     tensors["data.weights"] = rows.weights
     if rows.lengths is not None:
         tensors["data.lengths"] = rows.lengths
@@ -30,6 +31,7 @@ def encode_rows(rows: Rows, tensors: dict[str, Tensor]) -> Json:
         "sequences": rows.lengths is not None,
         "features": {name: list(features) for name, features in rows.features.items()},
         "names": _encode_names(rows.names),
+        "known": list(rows.known),
     }
 
 
@@ -46,6 +48,7 @@ def decode_rows(value: Mapping[str, Json], tensors: Mapping[str, Tensor], digest
         tensors["data.weights"],
         {name: tuple(features) for name, features in value["features"].items()},
         _decode_names(value["names"]),
+        {name: tensors[f"data.known.{name}"] for name in value.get("known", ())},
     )
     if rows.digest() != digest:
         raise StorageError("rows whose digest is another", "the rows that were written", "use another copy of the file")

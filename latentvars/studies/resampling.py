@@ -107,6 +107,12 @@ def _by_rows(rows: Rows, weights: str) -> ByRows:
 
 def _from_model(fit: Fit, rows: Rows) -> FromModel:
     rows = _unweighted(rows)
+    if rows.known:
+        raise SettingError(
+            given=f"rows whose {', '.join(rows.known)} is known, which draws from the model would not follow",
+            needed="rows without known labels",
+            remedy="use kind='rows'",
+        )
     observations = Observations.of(fit.program, rows, fit.point, {})
     columns = {site: column for site, column in observations.columns.items() if column is not None}
     missing = [site for site in fit.program.roles.observed if site not in columns]
