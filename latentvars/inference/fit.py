@@ -27,7 +27,7 @@ from latentvars.posterior.datatree import Knowledge, datatree
 from latentvars.posterior.imputation import impute
 from latentvars.posterior.standard_errors import Kind, StandardErrors, Weights, standard_errors
 from latentvars.posterior.summary import summary
-from latentvars.program import Program, check_missing, model_parameters
+from latentvars.program import Program, check_labels, check_missing, model_parameters
 from latentvars.randomness import derive
 from latentvars.rows import Rows, Schema
 
@@ -188,6 +188,7 @@ class Fit:
         rows = prepared(self.model, data)
         self.schema.check(rows)
         check_missing(self.program, rows)
+        check_labels(self.program, rows)
         return rows
 
     def to_datatree(
