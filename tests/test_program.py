@@ -20,6 +20,7 @@ from torch.distributions import constraints
 
 import latentvars as lv
 from latentvars.program import GlobalSpace, Program
+from latentvars.program.elimination import Term, eliminate
 from latentvars.program.scope import surroundings
 
 # --- models that only this file needs --------------------------------------------------------------------------------
@@ -199,6 +200,24 @@ def test_evidence_that_contradicts_itself_by_thousands_of_nats_does_not_underflo
     assert float(joint.min()) < -10_000
     torch.testing.assert_close(rows, torch.logsumexp(joint, -1), rtol=1e-13, atol=0)
     torch.testing.assert_close(program.beliefs(point, batch)["z"].probs, joint.softmax(-1), rtol=0, atol=1e-12)
+
+
+def test_a_factor_that_is_constant_along_a_plate_counts_once_for_each_of_its_elements() -> None:
+    noise = torch.Generator().manual_seed(3)
+    first, second, third = (torch.randn(s, generator=noise, dtype=torch.float64) for s in ((2,), (2, 3), (5, 4, 3)))
+    constant = tensor(0.7)
+    both = frozenset("rp")
+    terms = [
+        Term(first, "a", frozenset("r")),
+        Term(second, "ab", both),
+        Term(third, "rpb", both),
+        Term(constant, "", both),
+    ]
+    found = eliminate(terms, {"a": frozenset("r"), "b": both}, {"r": 5, "p": 4}, "r")
+    inner = torch.logsumexp(second[None, None] + third[:, :, None], -1).sum(1)  # [r, a]
+    torch.testing.assert_close(found, torch.logsumexp(first + inner, -1) + 4 * constant, rtol=0, atol=1e-12)
+    only = eliminate([Term(first, "a", frozenset("r"))], {"a": frozenset("r")}, {"r": 5}, "r")
+    torch.testing.assert_close(only, torch.logsumexp(first, 0).expand(5), rtol=0, atol=1e-12)
 
 
 # --- the E-step ------------------------------------------------------------------------------------------------------
