@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from scipy import stats
@@ -36,7 +37,7 @@ def normal(loc: np.ndarray, covariance: np.ndarray) -> Law:
 
     def law(x: np.ndarray) -> float:
         o = ~np.isnan(x)
-        return float(stats.multivariate_normal(loc[o], covariance[np.ix_(o, o)]).logpdf(x[o])) if o.any() else 0.0
+        return float(stats.multivariate_normal.logpdf(x[o], loc[o], covariance[np.ix_(o, o)])) if o.any() else 0.0
 
     return law
 
@@ -47,11 +48,11 @@ def independent(densities: Sequence[Callable[[float], float]]) -> Law:
 
 
 def poisson(rate: np.ndarray) -> Law:
-    return independent([stats.poisson(r).logpmf for r in rate])
+    return independent([partial(stats.poisson.logpmf, mu=r) for r in rate])
 
 
 def bernoulli(probs: np.ndarray) -> Law:
-    return independent([stats.bernoulli(p).logpmf for p in probs])
+    return independent([partial(stats.bernoulli.logpmf, p=p) for p in probs])
 
 
 def categorical(probs: np.ndarray) -> Law:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -270,3 +271,33 @@ def test_a_vae_of_any_likelihood_trains_with_gaps(likelihood: Any) -> None:
     batch = found.rows.batch(dtype=torch.float32)
     values = Program.of(found.model, found.rows).site_log_probs({}, batch)
     assert float(values["x"][1]) == 0
+
+
+# --- other readouts --------------------------------------------------------------------------------------------------
+
+
+def test_a_datatree_of_rows_with_gaps_knows_what_was_observed() -> None:
+    rows = lv.Rows({"u": punched(observations("full", 20)), "t": np.linspace(-1, 1, 20)})
+    tree = lv.fit(Renamed(), rows, lv.EM(passes=2, stop=lv.Never()), progress=False).to_datatree(draws=4)
+    np.testing.assert_array_equal(tree["observed_data"]["y"].values, rows["u"].numpy())
+    assert set(tree["constant_data"].data_vars) == {"t"}
+    for group in ("posterior_predictive", "log_likelihood"):
+        assert bool(tree[group].to_dataset().notnull().all().to_array().all())
+
+
+class Renamed:
+    """A site of another name than the column that it observes, beside a covariate."""
+
+    def model(self, rows: lv.Batch) -> None:
+        loc = pyro.sample("loc", lv.flat((FEATURES,)))
+        with rows.plate():
+            mean = loc + rows["t"][:, None]
+            pyro.sample("y", dist.MultivariateNormal(mean, torch.eye(FEATURES)), obs=rows["u"])
+
+
+def test_a_saved_fit_of_rows_with_gaps_comes_back(tmp_path: Path) -> None:
+    found = climbed("gmm-full")
+    found.save(tmp_path / "fit", datatree=False)
+    again = lv.load(tmp_path / "fit")
+    assert torch.equal(again.row_log_likelihood, found.row_log_likelihood)
+    assert torch.equal(again.impute()["x"], found.impute()["x"])

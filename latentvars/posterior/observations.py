@@ -192,5 +192,8 @@ def _candidates(site: str, rows: Rows) -> list[str]:
 
 
 def _holds(column: Tensor, value: Tensor) -> bool:
-    """Whether an observed value is this column, up to an axis of one feature."""
-    return column.numel() == value.numel() and bool((column.reshape(value.shape) == value).all())
+    """Whether an observed value is this column, up to an axis of one feature; missing entries are alike."""
+    if column.numel() != value.numel():
+        return False
+    column = column.reshape(value.shape)
+    return bool(((column == value) | (column.isnan() & value.isnan())).all())
