@@ -31,9 +31,10 @@ def generator(seed: int, *purpose: int) -> torch.Generator:
 @contextmanager
 def seeded(seed: int, *purpose: int) -> Iterator[None]:
     """Lend torch's global generator, from which Pyro's distributions draw, for one purpose; its state is given back."""
-    state = torch.get_rng_state()
+    lent = torch.default_generator  # torch.manual_seed would also visit every other device, at length
+    state = lent.get_state()
     try:
-        torch.manual_seed(derive(seed, *purpose))
+        lent.manual_seed(derive(seed, *purpose))
         yield
     finally:
-        torch.set_rng_state(state)
+        lent.set_state(state)

@@ -1,9 +1,9 @@
 """One loop, and the algorithms that run in it."""
 
 from latentvars.inference.em import EM
-from latentvars.inference.fit import Fit, from_point
+from latentvars.inference.fit import Fit
 from latentvars.inference.fitter import Fitter
-from latentvars.inference.fitting import fit
+from latentvars.inference.fitting import fit, from_point
 from latentvars.inference.guides import Custom, Delta, FullRank, LowRank, MeanField
 from latentvars.inference.online_em import OnlineEM
 from latentvars.inference.stopping import AnyOf, Never, Plateau, Status, TimeLimit, Tolerance

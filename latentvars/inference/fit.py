@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor
 
 from latentvars.contract import LatentModel
-from latentvars.errors import KindError, NameUnknownError, NumericalError, SettingError
+from latentvars.errors import KindError, NumericalError, SettingError
 from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
-from latentvars.inference.binding import bind, prepared
+from latentvars.inference.binding import prepared
 from latentvars.inference.optima import Optima
 from latentvars.inference.posteriors import PointMass
 from latentvars.inference.saving import described, save
+from latentvars.inference.scoring import row_scores
 from latentvars.inference.stopping import Status
 from latentvars.posterior import LatentPosterior
 from latentvars.posterior.datatree import Knowledge, datatree
@@ -33,8 +32,6 @@ from latentvars.rows import Rows, Schema
 
 if TYPE_CHECKING:
     import pandas
-
-READ_ROWS = 4_096
 
 
 @dataclass(frozen=True, eq=False)
@@ -339,47 +336,3 @@ class Fit:
         if self.optima is not None:
             lines.append(f"  {self.optima}")
         return "\n".join(lines)
-
-
-def from_point(model: LatentModel, data: Any, point: Mapping[str, Any], *, seed: int = 0) -> Fit:
-    """A fit at given parameters, without fitting: every readout of a fit works on it.
-
-    Args:
-        model: the model.
-        data: rows.
-        point: constrained values of all globals.
-        seed: of draws made later.
-
-    Raises:
-        NameUnknownError: a global is missing, or a name is that of none.
-    """
-    from latentvars.inference.starting import starting_point
-
-    rows, program = bind(model, data)
-    absent = sorted(set(program.space.names) - set(point))
-    if absent:
-        raise NameUnknownError(
-            given=f"a point with {sorted(point)}",
-            needed=f"a value for every global: {absent} too",
-            remedy="add them, or fit the model with these values as start=",
-        )
-    values = starting_point(program, rows, seed, point)
-    return Fit.of(program, rows, None, PointMass(values), status=Status.GIVEN, history=np.zeros(0), seed=seed)
-
-
-def row_scores(program: Program, values: Mapping[str, Tensor], rows: Rows, seed: int) -> Tensor:
-    """The score of every row, in batches, ``[N]``, nats."""
-    parts = []
-    with torch.no_grad():
-        size = READ_ROWS if rows.lengths is None else None
-        for position, batch in enumerate(rows.batches(size, shuffle=False, dtype=program.dtype)):
-            parts.append(program.score(values, batch, derive(seed, 7, position)).rows)
-    scores = torch.cat(parts)
-    if not bool(scores.isfinite().all()):
-        bad = (~scores.isfinite()).nonzero().flatten()[:5].tolist()
-        raise NumericalError(
-            given=f"a non-finite log-likelihood on rows {bad}",
-            needed="finite values at every row",
-            remedy="check these rows against the support of the model",
-        )
-    return scores
