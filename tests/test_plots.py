@@ -28,8 +28,11 @@ def mixture(form: str) -> lv.Fit:
 
 @pytest.fixture(scope="module")
 def chain() -> lv.Fit:
-    model = lv.models.HiddenMarkov(2, lv.emissions.Poisson())
-    return lv.fit(model, QUAKES.x, lv.EM(passes=20), progress=False)
+    """The state of the higher rate comes first, so that an order by rates shows."""
+    move = [[0.87, 0.13], [0.07, 0.93]]
+    point = {"initial": [0.4, 0.6], "transition": move, "rate": [[26.1], [15.5]]}
+    values = {name: torch.tensor(value, dtype=torch.float64) for name, value in point.items()}
+    return lv.from_point(lv.models.HiddenMarkov(2, lv.emissions.Poisson()), QUAKES.x, values)
 
 
 def drawn(figure: Figure) -> Figure:
@@ -80,6 +83,11 @@ def test_states_shows_path_means_and_probabilities(chain: lv.Fit) -> None:
     np.testing.assert_allclose(heights, smoothed[:, order[0]])
     assert (below.get_xlabel(), above.get_ylabel()) == ("year", "count")
     assert len(above.patches) == 1 + int((path[1:] != path[:-1]).sum())
+    legend = above.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["state 1: mean 15.5", "state 0: mean 26.1"]
+    first = int((order == path[0]).nonzero())
+    assert to_hex(above.patches[0].get_facecolor()) == PALETTE[first].lower()
 
 
 def test_states_of_a_sequence_among_others(chain: lv.Fit) -> None:
