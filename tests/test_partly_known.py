@@ -25,7 +25,7 @@ LOC = np.array([[0.1, NAN], [NAN, -1.3]])
 WEIGHTS = np.array([0.3, 0.7])
 SCALE = np.array([[0, 1], [0, -1]])
 LEFT_RIGHT = np.array([[NAN, NAN, 0.0], [0.0, NAN, NAN], [0.0, 0.0, 1.0]])
-ALGORITHMS = {
+ALGORITHMS: dict[str, Any] = {
     "em": lv.EM(passes=60),
     "squarem": lv.EM(passes=60, accelerate=True),
     "restarts": lv.EM(passes=60, restarts=6),
@@ -249,7 +249,8 @@ class Ordered:
 
 def test_ordered_and_bounded_globals_stay_so() -> None:
     x = np.concatenate([cases.line(21), [9.0, -9.0]])
-    for algorithm in (lv.EM(passes=30), lv.SVI(passes=100, guide=lv.Delta())):
+    algorithms: tuple[Any, ...] = (lv.EM(passes=30), lv.SVI(passes=100, guide=lv.Delta()))
+    for algorithm in algorithms:
         found = lv.fit(Ordered(), x, algorithm, start={"loc": [-0.5, 0.5], "scale": [0.5, 0.5]}, progress=False)
         assert float(found.point["loc"].diff()) > 0
         assert 0.1 <= float(found.point["scale"].min()) and float(found.point["scale"].max()) <= 1.0
@@ -261,7 +262,8 @@ def test_ordered_and_bounded_globals_stay_so() -> None:
 
 
 def test_a_saved_fit_keeps_what_is_fixed(tmp_path: Path) -> None:
-    for algorithm in (lv.EM(passes=5), lv.SVI(passes=5)):
+    algorithms: tuple[Any, ...] = (lv.EM(passes=5), lv.SVI(passes=5))
+    for algorithm in algorithms:
         found = partly(algorithm)
         found.save(tmp_path / type(algorithm).__name__, datatree=False)
         again = lv.load(tmp_path / type(algorithm).__name__)
@@ -302,3 +304,12 @@ def test_single_entries_of_a_covariance_cannot_be_fixed() -> None:
     fixed = {"covariance": [[[1.0, NAN], [NAN, 1.0]], [[NAN, NAN], [NAN, NAN]]]}
     with pytest.raises(ValueError, match="independent"):
         lv.fit(lv.models.GaussianMixture(2, 2), cases.blobs(3), lv.EM(), fixed=fixed)
+
+
+def test_a_built_in_model_takes_bounds_by_its_prior() -> None:
+    priors: Any = {"loc": lv.flat((2, 2), constraints.interval(-1.0, 2.0))}
+    model = lv.models.GaussianMixture(2, 2, "diag", priors=priors)
+    found = lv.fit(model, cases.blobs(3), lv.EM(passes=15), start={"loc": [[0.0, 0.0], [1.5, -0.9]]})
+    assert float(found.point["loc"].min()) >= -1.0 and float(found.point["loc"].max()) <= 2.0
+    assert float(found.point["loc"].min()) < -0.95  # the bound is felt: the group's own mean lies below it
+    assert "restricts the argument" in found.explain()
