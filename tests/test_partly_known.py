@@ -159,7 +159,7 @@ def test_the_restricted_space_has_an_inverse_and_the_right_volume(
     found = restriction_of("x", torch.Size(shape), constraints.independent(support, event), fixed, tied)
     assert found is not None
     free = torch.randn(5, found.free, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    value = found(free)
+    value: Any = found(free)
     assert value.shape == (5, *shape)
     assert bool(support.check(value).all())
     torch.testing.assert_close(found.inv(value), free, rtol=1e-8, atol=1e-8)
