@@ -143,6 +143,23 @@ def short_chains() -> np.ndarray:
     return (noise.normal(size=50) + 3.0 * states).reshape(10, 5)
 
 
+def two_lines() -> lv.Rows:
+    """Two lines over one input, which drives the weights too."""
+    noise = np.random.default_rng(31)
+    u, second = np.linspace(-1.5, 1.5, 36), np.arange(36) % 3 == 0
+    x = np.where(second, 4.0 - u, 1.5 * u) + 0.4 * noise.normal(size=36)
+    return lv.Rows({"x": x, "inputs": np.column_stack([np.ones(36), u])})
+
+
+def driven_sequences() -> lv.Rows:
+    """Sequences with an input that drives the moves."""
+    states, lengths = switching(32)
+    noise = np.random.default_rng(33)
+    u = noise.normal(size=len(states)) + 0.5 * states
+    x = noise.normal(size=len(states)) + 4.0 * states
+    return lv.Rows({"x": x, "inputs": np.column_stack([np.ones(len(states)), u])}, lengths=lengths)
+
+
 def mixture_labels(**sites: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return {"weights": (0,), **sites}
 
@@ -168,6 +185,8 @@ def even(size: int) -> dist.Dirichlet:
 
 EVEN = {"initial": even(2)}
 
+DRIVEN = {**EVEN, "transition_coefficients": dist.Normal(torch.zeros((), dtype=torch.float64), 2.0)}
+
 CASES: dict[str, Case] = {
     "gmm-full": gaussian_mixture("full", covariance=(0,)),
     "gmm-tied": gaussian_mixture("tied"),
@@ -192,6 +211,20 @@ CASES: dict[str, Case] = {
         lambda: lv.Rows(codes(6)),
         "collapsed, one category a row",
         labels=mixture_labels(probs=(0,)),
+        discrete="z",
+    ),
+    "mixture-experts": Case(
+        lambda: lv.models.Mixture(2, lv.emissions.Regression(), weights_by="inputs"),
+        two_lines,
+        "collapsed, regressions with weights driven by inputs: an M-step without closed form",
+        discrete="z",
+    ),
+    "hmm-driven": Case(
+        lambda: lv.models.HiddenMarkov(
+            2, lv.emissions.Gaussian(covariance="diag"), priors=DRIVEN, transition_by="inputs"
+        ),
+        driven_sequences,
+        "collapsed chain whose moves are driven by inputs",
         discrete="z",
     ),
     "hmm-gaussian": Case(

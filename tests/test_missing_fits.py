@@ -20,7 +20,7 @@ import latentvars as lv
 from latentvars.inference.algorithm import Problem
 from latentvars.program import Bound, Program
 
-COVARIATES = ("t", "group")
+COVARIATES = ("t", "group", "inputs")
 INTERIOR = [  # optima on no edge of a support
     "gmm-full",
     "gmm-tied",

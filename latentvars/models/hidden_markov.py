@@ -113,8 +113,10 @@ class HiddenMarkov:
         transition = self._transition(rows, priors)
         initial = distributions.stationary(transition) if self.stationary else self._initial(rows, priors)
         law = at(self.emission, rows.columns).distribution(self.states, width(rows.x, 2), priors)
-        own = {"moving": self.transition_by is not None, "emitting": bool(reads(self.emission))}
-        chain = distributions.HiddenMarkov(initial, transition, law, rows.lengths, rows.x.shape[1], **own)
+        moving, emitting = self.transition_by is not None, bool(reads(self.emission))
+        chain = distributions.HiddenMarkov(
+            initial, transition, law, rows.lengths, rows.x.shape[1], moving=moving, emitting=emitting
+        )
         with rows.plate():
             pyro.sample("x", chain, obs=as_events(rows, 2, law.event_shape))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from scipy.linalg import qr
@@ -86,19 +87,19 @@ def check_rank(inputs: Tensor, names: tuple[str, ...], what: str) -> None:
     """
     matrix = inputs.to(torch.float64)
     scaled = matrix / torch.where((norm := matrix.norm(dim=0)) > 0, norm, 1.0)
-    triangle, order = qr(scaled.numpy(), mode="r", pivoting=True)
-    triangle = torch.tensor(triangle)
+    found: Any = qr(scaled.numpy(), mode="r", pivoting=True)
+    triangle, order = torch.tensor(found[0]), found[1]
     size = triangle.diagonal().abs()
     rank = int((size > RANK_TOLERANCE * max(1.0, float(size[0]))).sum())
     if rank == len(names):
         return
     solved = torch.linalg.pinv(triangle[:rank, :rank]) @ triangle[:rank, rank:]
-    found = []
+    dependent = []
     for column, weights in zip(order[rank:], solved.mT, strict=True):
         parts = [repr(names[order[k]]) for k in range(rank) if abs(float(weights[k])) > 1e-6]
-        found.append(f"{names[column]!r} of {', '.join(parts)}" if parts else f"{names[column]!r}, which is 0")
+        dependent.append(f"{names[column]!r} of {', '.join(parts)}" if parts else f"{names[column]!r}, which is 0")
     raise DataError(
-        given=f"collinear inputs {what}: {'; '.join(found)}",
+        given=f"collinear inputs {what}: {'; '.join(dependent)}",
         needed=f"{len(names)} linearly independent columns over {len(matrix)} observations (rank {rank})",
         remedy="drop one of them (a formula with an intercept leaves out the first level of a factor by itself)",
     )

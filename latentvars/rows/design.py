@@ -49,7 +49,7 @@ class Design:
         import formulaic
 
         try:
-            read = formulaic.Formula(formula)
+            read: Any = formulaic.Formula(formula)  # pyright: ignore[reportAbstractUsage]
             variables = {str(name) for name in read.required_variables}
         except Exception as error:
             raise _unreadable(formula, str(error)) from error
@@ -148,7 +148,7 @@ def _evaluated(formula: str, source: Any, table: Any) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", DataMismatchWarning)
-            return formulaic.model_matrix(source, table, na_action="raise", output="pandas", context=None)
+            return formulaic.model_matrix(source, table, na_action="raise", output="pandas", context={})
     except LatentVarsError:
         raise
     except DataMismatchWarning as error:
