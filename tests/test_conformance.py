@@ -12,11 +12,14 @@ from typing import Any
 import arviz_stats
 import cases
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 import user_models
 from cases import CASES, USER, over
 from sklearn.base import clone
+from torch.distributions import constraints
 
 import latentvars as lv
 
@@ -72,6 +75,56 @@ def test_the_rules_of_the_m_step_are_the_best_there_are() -> None:
     assert rules["user-mixture"] == {"weights": True, "loc": True, "scale": False}
     assert rules["user-hierarchy"] == {"mu": False, "tau": False, "theta": False, "sigma": False}
     assert rules["user-student"] == {"weights": True, "loc": False, "scale": False}
+
+
+class Idioms:
+    """One mixture of two normals with scale 0.8, written in several ways."""
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+
+    def model(self, rows: lv.Batch) -> None:
+        loc = pyro.sample("loc", lv.flat((2,)))
+        if self.way == "logits":
+            logits = pyro.sample("logits", lv.flat())
+            share = torch.stack([-logits, logits]).softmax(-1)
+        else:
+            share = pyro.sample("share", lv.flat((2,), constraints.simplex))
+        with rows.plate():
+            if self.way == "same family":
+                law = dist.MixtureSameFamily(dist.Categorical(share), dist.Normal(loc, 0.8))
+            elif self.way == "one hot":
+                law = dist.Normal(pyro.sample("z", dist.OneHotCategorical(share)) @ loc, 0.8)
+            elif self.way == "bernoulli":
+                law = dist.Normal(loc[pyro.sample("z", dist.Bernoulli(share[1])).long()], 0.8)
+            elif self.way == "logits":
+                z = pyro.sample("z", dist.Categorical(logits=torch.stack([-logits, logits])))
+                law = dist.Normal(loc[z], 0.8)
+            else:
+                z = pyro.sample("z", dist.Categorical(share))
+                law = dist.Normal(pyro.deterministic("mean", loc[z]), 0.8)
+            if self.way == "factor":
+                pyro.factor("x", law.log_prob(rows.x))
+                pyro.sample("nothing", dist.Normal(0.0, 1.0), obs=torch.zeros(len(rows)))
+            else:
+                pyro.sample("x", law, obs=rows.x)
+
+
+@pytest.mark.parametrize("way", ["one hot", "bernoulli", "logits", "same family", "factor"])
+def test_idioms_of_pyro_are_one_model(way: str) -> None:
+    start = {"loc": torch.tensor([-1.0, 1.0]), "share": torch.tensor([0.4, 0.6])}
+    plain = lv.fit(Idioms("plain"), cases.line(21), lv.EM(), start=start, progress=False)
+    assert set(plain.to_datatree(draws=2)["posterior_predictive"].data_vars) == {"x"}
+    if way == "logits":
+        start["logits"] = 0.5 * (start["share"][1] / start.pop("share")[0]).log()
+    found = lv.fit(Idioms(way), cases.line(21), lv.EM(), start=start, progress=False)
+    extra = 12 * math.log(2 * math.pi) if way == "factor" else 0.0  # of the 24 zeros that it observes
+    assert found.log_likelihood + extra == pytest.approx(plain.log_likelihood, rel=1e-7)
+    torch.testing.assert_close(found.point["loc"], plain.point["loc"], rtol=0, atol=1e-3)
+    if way == "one hot":
+        np.testing.assert_allclose(found.history, plain.history, rtol=1e-10)
+    if way != "same family":
+        torch.testing.assert_close(found.latent().mean("z"), plain.latent().mean("z"), rtol=0, atol=1e-3)
 
 
 @over_ways

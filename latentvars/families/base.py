@@ -13,7 +13,7 @@ from torch import Size, Tensor
 from torch.distributions.constraints import Constraint
 
 from latentvars.contract import Factor
-from latentvars.families.leaves import unbroadcast
+from latentvars.families.leaves import argument
 
 HALF_LINES = {type(constraints.positive), type(constraints.nonnegative)}
 Statistics = dict[str, Tensor]
@@ -134,7 +134,7 @@ class Family(ABC):
     def arguments(self, fn: TorchDistribution) -> Arguments:
         """The arguments that ``fn`` was made from, un-broadcast."""
         given = [name for name in self.events if name in vars(fn)] or list(self.events)
-        return {name: unbroadcast(getattr(fn, name), self.events[name]) for name in given}
+        return {name: argument(fn, name, self.events[name]) for name in given}
 
     @abstractmethod
     def reference(self, factor: Factor, target: Size, floor: float) -> Reference:

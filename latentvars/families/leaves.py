@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterator, Mapping
+from typing import Any
 from dataclasses import replace
 from typing import Any
 
@@ -69,6 +70,15 @@ def unbroadcast(value: Tensor, event_dim: int) -> Tensor:
     while value.dim() > event_dim and value.shape[0] == 1:
         value = value[0]
     return value
+
+
+def argument(fn: TorchDistribution, name: str, event_dim: int) -> Tensor:
+    """An argument of a distribution, un-broadcast; probabilities are made from logits that were un-broadcast before."""
+    source: Any = getattr(fn, "_categorical", fn)  # one-hot and multinomial laws hold theirs there
+    if name == "probs" and "probs" not in vars(source) and "logits" in vars(source):
+        logits = unbroadcast(source.logits, event_dim)
+        return logits.softmax(-1) if event_dim else logits.sigmoid()
+    return unbroadcast(getattr(fn, name), event_dim)
 
 
 def batch_shape(arguments: Mapping[str, Tensor], event_dims: Mapping[str, int]) -> Size:

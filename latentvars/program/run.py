@@ -119,10 +119,10 @@ class Run:
 
 
 def read(trace: Any) -> Run:
-    """Pyro's trace in our terms."""
+    """Pyro's trace in our terms; what ``pyro.deterministic`` recorded has no density and is left out."""
     trace.symbolize_dims()
     nodes = {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
-    densities = {name: node for name, node in nodes.items() if type(node["fn"]).__name__ != "_Subsample"}
+    densities = {name: node for name, node in nodes.items() if _is_density(node)}
     frames = {frame.name: frame for node in densities.values() for frame in _frames(node)}
     symbols = trace.plate_to_symbol
     return Run(
@@ -133,6 +133,10 @@ def read(trace: Any) -> Run:
         tuple(name for name, node in trace.nodes.items() if node["type"] == "param"),
         trace,
     )
+
+
+def _is_density(node: Any) -> bool:
+    return type(node["fn"]).__name__ != "_Subsample" and not node["infer"].get("_deterministic")
 
 
 def _frames(node: Any) -> list[Any]:

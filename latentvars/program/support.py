@@ -46,7 +46,7 @@ def _outside(site: Site) -> Iterator[tuple[str, str, Tensor]]:
             return
         folded += fn.reinterpreted_batch_ndims if isinstance(fn, Independent) else 0
         fn = fn.base_dist
-    if not site.observed or not fn._validate_args or not _is_fixed(fn):
+    if not site.observed or not site.value.numel() or not fn._validate_args or not _is_fixed(fn):
         return
     support: Constraint = fn.support  # type: ignore[assignment]
     bad = ~support.check(site.value)
