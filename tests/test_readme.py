@@ -20,7 +20,7 @@ def test_every_block_of_the_readme_runs() -> None:
         line = text[: block.start(1)].count("\n")
         code = "\n" * line + block.group(1)  # errors name the line of the README
         exec(compile(code, "README.md", "exec"), namespace)
-    assert len(blocks) >= 4
+    assert len(blocks) >= 5
     assert torch.equal(before, torch.get_rng_state())
     assert namespace["vectors"].shape == (150, 2)  # type: ignore[attr-defined]
     assert namespace["fit"].optima.replicated == 10  # type: ignore[attr-defined]
