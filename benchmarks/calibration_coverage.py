@@ -54,8 +54,8 @@ class Case:
 
 
 def mixture(noise: np.random.Generator) -> lv.Rows:
-    z = noise.random(300) < 0.6
-    return lv.Rows(np.where(z, noise.normal(3.0, 1.2, 300), noise.normal(0.0, 0.8, 300))[:, None])
+    z = noise.random(500) < 0.6
+    return lv.Rows(np.where(z, noise.normal(3.0, 1.2, 500), noise.normal(0.0, 0.8, 500))[:, None])
 
 
 def chains(noise: np.random.Generator, rows: int = 40, steps: int = 15) -> lv.Rows:
@@ -78,7 +78,7 @@ def counts(noise: np.random.Generator) -> lv.Rows:
 
 
 CASES = {
-    "mixture, 300 rows": Case(
+    "mixture, 500 rows": Case(
         lambda: lv.models.GaussianMixture(2, 1, "spherical"),
         {"weights": [0.4, 0.6], "loc": [[0.0], [3.0]], "scale": [0.8, 1.2]},
         mixture,

@@ -202,11 +202,24 @@ def test_chains_are_resampled_whole_and_aligned() -> None:
 
 
 def test_what_was_estimated_as_zero_can_return() -> None:
-    bits = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]] * 6)
-    model = lv.models.Mixture(1, lv.emissions.Bernoulli(2))
-    stuck = lv.from_point(model, bits, {"weights": [1.0], "probs": [[1e-18, 0.6]]})
-    found = run(stuck, replicates=5)
-    assert bool((found["probs"][:, 0, 0] > 0.2).all())
+    """Replicates start with probabilities of at least 0.001; exact zeros of a simplex may be structure, and stay."""
+    starts = []
+
+    def noted(*given, start=None, **settings) -> lv.Fit:
+        starts.append(start)
+        raise NumericalError("noted", "", "")
+
+    transition = torch.tensor([[1.0, 1e-30], [0.0, 1.0]], dtype=torch.float64)
+    point = {"initial": [0.5, 0.5], "transition": transition, "probs": [[1e-18, 0.5], [1.0, 1e-3]]}
+    rows = lv.Rows(np.random.default_rng(95).integers(0, 2, (12, 2)).astype(float), lengths=[4, 4, 4])
+    fit = lv.from_point(lv.models.HiddenMarkov(2, lv.emissions.Bernoulli(2)), rows, point)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(NumericalError):
+        patch.setattr(study, "fit_model", noted)
+        run(fit, replicates=2)
+    for start in starts:
+        assert start["probs"].tolist() == [[1e-3, 0.5], [0.999, 1e-3]]
+        assert torch.allclose(start["transition"], torch.tensor([[1.0, 1e-3], [0.0, 1.001]]).double() / 1.001)
+        assert float(start["transition"][1, 0]) == 0.0
 
 
 def test_failures_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
