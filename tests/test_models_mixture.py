@@ -174,7 +174,7 @@ def scikit_log_likelihood(components: int) -> float:
         (Rows(IRIS[:2]), SettingError, "3 components for 2 rows"),
         (Rows(IRIS, weights=[1.0] + [0.0] * 149), SettingError, "3 components for 1 rows"),
         (Rows(IRIS, lengths=[50, 100]), ShapeError, "2 sequences"),
-        (Rows(np.where(np.arange(4) == 2, np.nan, IRIS)), MissingDataError, "feature 'x2' missing in all 150 observations"),
+        (Rows(np.where(np.arange(4) == 2, np.nan, IRIS)), MissingDataError, "feature 'x2' missing in all 150 obs"),
         (Rows(np.where(np.arange(4) == 2, 1.0, IRIS)), DataError, "constant feature 'x2'"),
         (Rows(IRIS[:, :3]), ShapeError, "3 features in the data"),
     ],

@@ -84,7 +84,7 @@ class GiveLabels(Messenger):
             msg["fn"] = Labelled(fn, label)
         elif hasattr(fn, "given"):
             steps = msg["value"].shape[len(fn.batch_shape)] if hasattr(fn, "lengths") else None
-            _check_layout(local, label, fn.batch_shape if steps is None else fn.batch_shape + (steps,))
+            _check_layout(local, label, fn.batch_shape if steps is None else (*fn.batch_shape, steps))
             msg["fn"] = fn.given(label)
 
 

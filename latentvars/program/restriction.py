@@ -111,7 +111,7 @@ class Entries(Restriction):
         return block == 1 or (not self.tied and bool((held.all(1) | ~held.any(1)).all()))
 
     def _flat(self, value: Tensor) -> Tensor:
-        return value.reshape(value.shape[: value.dim() - self.fixed.dim()] + (self.fixed.numel(),))
+        return value.reshape((*value.shape[: value.dim() - self.fixed.dim()], self.fixed.numel()))
 
     def _whole(self, free: Tensor) -> Tensor:
         lead = free.shape[:-1]
