@@ -41,13 +41,12 @@ Line = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Job:
-    """What one data set gives: lines of the report, notes below them, and the fit that is kept."""
+    """What one data set gives: lines of the report, notes below them, and the tree of the fit that is kept."""
 
     title: str
     columns: Line
     lines: list[Line]
     notes: list[str]
-    fit: lv.Fit
     tree: xr.DataTree
 
 
@@ -69,7 +68,7 @@ def iris(folder: Path) -> Job:
     lv.plots.components(fits[chosen], features=(2, 3)).savefig(folder / "iris-components.png")
     lv.plots.components(fits[3], features=(0, 1)).savefig(folder / "iris-three-components.png")
     columns = ("quantity", "published", "ours")
-    return Job("iris: Gaussian mixture by EM", columns, lines, notes, fits[chosen], fits[chosen].to_datatree())
+    return Job("iris: Gaussian mixture by EM", columns, lines, notes, fits[chosen].to_datatree())
 
 
 def earthquakes(folder: Path) -> Job:
@@ -96,7 +95,7 @@ def earthquakes(folder: Path) -> Job:
     axes = ("year", "earthquakes of magnitude 7 and above")
     lv.plots.states(fits[3], data.names, labels=axes).savefig(folder / "earthquakes-states.png")
     columns = ("quantity", "published", "ours")
-    return Job("earthquakes: Poisson hidden Markov model by EM", columns, lines, notes, fits[3], fits[3].to_datatree())
+    return Job("earthquakes: Poisson hidden Markov model by EM", columns, lines, notes, fits[3].to_datatree())
 
 
 def digits(folder: Path) -> Job:
@@ -124,7 +123,7 @@ def digits(folder: Path) -> Job:
     lv.plots.scatter(vectors_test, y_test).savefig(folder / "digits-embedding.png")
     title = f"digits: variational autoencoder by SVI, {WIDTH} latents"
     columns = ("quantity", f"PCA, {WIDTH} wide", "ours")
-    return Job(title, columns, lines, notes, fit, fit.to_datatree(draws=10, predictive=10))
+    return Job(title, columns, lines, notes, fit.to_datatree(draws=10, predictive=10))
 
 
 def fit_vae(x: np.ndarray) -> lv.Fit:
