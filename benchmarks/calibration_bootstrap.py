@@ -13,7 +13,9 @@ from torch import Tensor
 
 import latentvars as lv
 from latentvars.posterior.information import inner_point
+from latentvars.randomness import derive
 from latentvars.studies.parallel import spread
+from latentvars.studies.resampling import resampling
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "truth" / "data" / "earthquakes" / "earthquakes.csv"
 REPLICATES = 300
@@ -53,8 +55,8 @@ def checks(settings: Settings) -> list[Check]:
     )
     ends = torch.quantile(free, torch.tensor([0.1587, 0.8413], dtype=free.dtype), 0)
     spread_ = (ends[1] - ends[0]) / 2
-    source = lv.studies.resampling.resampling(fit, fit.rows, "parametric", "frequency")
-    data = [source.draw(lv.randomness.derive(settings.seed, 20, k))["x"].numpy() for k in range(len(found))]
+    source = resampling(fit, fit.rows, "parametric", "frequency")
+    data = [source.draw(derive(settings.seed, 20, k))["x"].numpy() for k in range(len(found))]
     claims = [
         c
         for part in spread(partial(own_errors, dict(found.draws), data), range(len(found)), settings.workers)
