@@ -21,6 +21,7 @@ from torch import nn
 import latentvars as lv
 from latentvars.errors import (
     DataError,
+    KindError,
     LatentVarsError,
     MissingDataError,
     ModelError,
@@ -67,6 +68,18 @@ def test_wrong_number_of_features() -> None:
         with refused(ShapeError, "3 features", "2 features"):
             verb(np.zeros((4, 3)))
     assert all(torch.equal(found.point[name], value) for name, value in before.items())
+
+
+def test_values_in_another_layout_than_their_distribution() -> None:
+    for x in (cases.blobs(1), cases.line(5)[:, None]):
+        with refused(ShapeError, "'x'", f"[3, {x.shape[1]}]", "[3]"):
+            fitted(user_models.ExplicitMixture(), x)
+    with refused(ShapeError, "'x'", "[3, 2]", "[3]", "features"):
+        fitted(Observing(dist.Normal(torch.zeros(3), 1.0).to_event(1)), cases.blobs(1))
+    with refused(ShapeError, "'x'", "[3]"):
+        fitted(Observing(dist.Normal(torch.zeros(1), 1.0).to_event(1)), cases.line(5))
+    with refused(ShapeError, "'x'", "[3, 2]"):
+        fitted(ColumnsInAPlate(), cases.blobs(1))
 
 
 def test_other_data_than_those_of_the_fit() -> None:
@@ -175,6 +188,15 @@ class Bounded:
         top = pyro.sample("top", lv.flat((), torch.distributions.constraints.positive))
         with rows.plate():
             pyro.sample("x", dist.Uniform(0.0, top), obs=rows.x)
+
+
+class ColumnsInAPlate:
+    """Two columns in a plate left of the rows, not transposed."""
+
+    def model(self, rows: lv.Batch) -> None:
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        with rows.plate(), pyro.plate("columns", 2, dim=-2):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=rows.x)
 
 
 class LogNormalModel:
@@ -350,6 +372,7 @@ BROKEN: dict[str, tuple[Callable[[], Any], type[LatentVarsError], tuple[str, ...
     "networks in a list": (lambda: LooseWeights([nn.Linear(1, 1)]), ModelError, ("'weights'", "ModuleList")),
     "a model that cannot be copied": (NotCopyable, ModelError, ("NotCopyable", "copy")),
     "no model at all": (object, ModelError, ("model",)),
+    "a class in the place of a model": (lambda: LogNormalModel, ModelError, ("LogNormalModel", "instance")),
 }
 
 
@@ -358,17 +381,21 @@ BROKEN: dict[str, tuple[Callable[[], Any], type[LatentVarsError], tuple[str, ...
 def test_a_model_that_breaks_the_contract(name: str, verb: str) -> None:
     make, kind, words = BROKEN[name]
     model, rows = make(), lv.Rows(cases.line(5))
-    fields, digest = dict(getattr(model, "__dict__", {})), rows.digest()
+    fields, digest = fields_of(model), rows.digest()
     with refused(kind, *words):
         if verb == "from_point":
             lv.from_point(model, rows, {})
         else:
             fitted(model, rows, lv.EM(passes=2) if verb == "EM" else lv.SVI(passes=2))
-    assert dict(getattr(model, "__dict__", {})) == fields
+    assert fields_of(model) == fields
     assert rows.digest() == digest
 
 
-def test_a_guide_without_rows_in_its_names_for_the_globals() -> None:
+def fields_of(model: Any) -> dict[str, Any]:
+    return dict(getattr(model, "__dict__", {}))
+
+
+def test_a_guide_for_some_of_the_globals() -> None:
     def too_few() -> None:
         pyro.sample("loc", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
@@ -426,6 +453,10 @@ def test_nothing_to_fit() -> None:
     [
         (lambda: lv.EM(passes=-1), ("passes=-1",)),
         (lambda: lv.EM(restarts=0), ("restarts=0",)),
+        (lambda: lv.EM(passes=2.5), ("passes=2.5",)),  # type: ignore[arg-type]
+        (lambda: lv.EM(restarts="3"), ("restarts='3'",)),  # type: ignore[arg-type]
+        (lambda: lv.SVI(optimizer=torch.optim.Adam([nn.Parameter(torch.zeros(1))])), ("Adam", "factory")),
+        (lambda: fitted(LogNormalModel(), np.exp(cases.line(5)), lv.SVI(optimizer=torch.optim.LBFGS)), ("LBFGS",)),
         (lambda: lv.EM(batch_size=0), ("batch_size=0",)),
         (lambda: lv.EM(variance_floor=1.5), ("variance_floor=1.5",)),
         (lambda: lv.SVI(passes=-1), ("passes=-1",)),
@@ -472,8 +503,24 @@ def test_a_point_must_give_every_global() -> None:
         lv.from_point(user_models.ExplicitMixture(), cases.line(5), {"loc": [0.0, 1.0]})
 
 
-def test_resuming_by_another_algorithm() -> None:
+def test_arguments_that_are_something_else() -> None:
+    model, x = user_models.ExplicitMixture(), cases.line(5)
+    with refused(KindError, "EM", "lv.EM()"):
+        fitted(model, x, lv.EM)
+    with refused(KindError, "start=", "list"):
+        fitted(model, x, start=[0.0, 1.0])
+    with refused(KindError, "resume=", "int"):
+        fitted(model, x, resume=3)
+    with refused(ModelError, "'loc'", "numbers"):
+        fitted(model, x, start={"loc": "zero"})
+    with refused(KindError, "NoneType"):
+        fitted(model, None)
+
+
+def test_resuming_with_another_algorithm_or_other_data() -> None:
     found = fitted(user_models.ExplicitMixture(), cases.line(5))
+    with refused(DataError, "24 rows", "start=fit.point"):
+        fitted(user_models.ExplicitMixture(), cases.line(6), resume=found)
     with refused(SettingError, "EM", "SVI", "start=fit.point"):
         fitted(user_models.ExplicitMixture(), cases.line(5), lv.SVI(passes=3), resume=found)
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from latentvars.errors import NumericalError, SettingError, SupportError
+from latentvars.errors import NumericalError, SupportError
 from latentvars.inference.acceleration import Trial
 from latentvars.inference.algorithm import Problem, Screened
 from latentvars.inference.m_step import Expected, collapsed, expected, lowering, maximise
 from latentvars.inference.m_step_plan import Plan, make_plan
 from latentvars.inference.posteriors import PointMass
 from latentvars.inference.screening import can_screen, screen
+from latentvars.inference.settings import check_at_least, check_share
 from latentvars.inference.stopping import Status, StopRule, Tolerance
 from latentvars.program import Program, model_parameters
 from latentvars.rows import Batch, Rows
@@ -208,16 +209,6 @@ def largest_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) ->
         if old.numel()
     ]
     return max(shares, default=0.0)
-
-
-def check_at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise SettingError(f"{name}={value}", f"at least {least}", f"raise {name}")
-
-
-def check_share(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise SettingError(f"{name}={value}", "a share in [0, 1)", f"write {name}=1e-6")
 
 
 def _decrease(state: EMState, total: Expected) -> NumericalError:

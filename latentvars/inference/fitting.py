@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from latentvars.contract import LatentModel
-from latentvars.errors import NameUnknownError, SettingError
+from latentvars.errors import DataError, KindError, NameUnknownError, SettingError
 from latentvars.inference.algorithm import Algorithm, Problem
 from latentvars.inference.binding import Restrictions, bind, check_estimable, prepared
 from latentvars.inference.em import EM
@@ -62,6 +62,7 @@ def fit(
         NumericalError: a non-finite objective, with the site and the batch.
     """
     algorithm = algorithm if algorithm is not None else EM()
+    _check_kinds(algorithm, start, resume)
     if resume is not None:
         if fixed is not None or tied is not None:
             raise SettingError(
@@ -78,6 +79,19 @@ def fit(
     return best_of_starts(model, rows, algorithm, seed, start, progress, known)
 
 
+def _check_kinds(algorithm: Any, start: Any, resume: Any) -> None:
+    """The arguments are what their names say."""
+    if isinstance(algorithm, type) or not hasattr(algorithm, "contribution"):
+        name = algorithm.__name__ if isinstance(algorithm, type) else repr(algorithm)
+        raise KindError(f"the algorithm {name}", "an algorithm with its settings", "write lv.EM() or lv.SVI()")
+    if start is not None and not isinstance(start, Mapping):
+        raise KindError(
+            f"start= is a {type(start).__name__}", "a mapping from globals to values", "write start={'loc': [0.0, 1.0]}"
+        )
+    if resume is not None and not isinstance(resume, Fit):
+        raise KindError(f"resume= is a {type(resume).__name__}", "a fit", "pass what lv.fit or lv.load returned")
+
+
 def _resumed(resume: Fit, data: Any, algorithm: Algorithm, progress: bool | None) -> Fit:
     """Go on from a copy of the state of an earlier fit, or from its point where the state was not kept."""
     rows = prepared(resume.model, data)
@@ -87,6 +101,12 @@ def _resumed(resume: Fit, data: Any, algorithm: Algorithm, progress: bool | None
             given=f"a fit by {type(resume.algorithm).__name__} to be resumed by {type(algorithm).__name__}",
             needed="the same algorithm",
             remedy="start the other one where this fit ended: lv.fit(..., start=fit.point)",
+        )
+    if resume.state is not None and rows.digest() != resume.rows.digest():
+        raise DataError(
+            given=f"a fit of {len(resume.rows)} rows to be resumed on {len(rows)} rows that are not the same",
+            needed="the data of the earlier fit",
+            remedy="begin a new fit where it ended: lv.fit(..., start=fit.point)",
         )
     program, state = _unshared(resume.program, resume.state)
     if state is None:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from latentvars.errors import SettingError, SupportError
 from latentvars.inference.algorithm import Problem
-from latentvars.inference.em import check_at_least, check_finite, check_share, plan_m_step
+from latentvars.inference.em import check_finite, plan_m_step
 from latentvars.inference.m_step import Expected, collapsed, expected, maximise
 from latentvars.inference.m_step_plan import Plan
 from latentvars.inference.posteriors import PointMass
+from latentvars.inference.settings import check_at_least, check_share
 from latentvars.inference.stopping import Plateau, Status, StopRule
 from latentvars.program import Program
 from latentvars.rows import Batch, Rows

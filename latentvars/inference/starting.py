@@ -34,7 +34,7 @@ def starting_point(
         NameUnknownError: ``start`` names a site that is no global.
         ModelError: a value of the wrong shape or outside its support.
     """
-    given = {name: torch.as_tensor(value, dtype=program.dtype) for name, value in (start or {}).items()}
+    given = {name: _tensor(name, value, program.dtype) for name, value in (start or {}).items()}
     proposed: dict[str, Tensor] = {}
     initial = getattr(program.model, "initial", None)
     if initial is not None and set(given) < set(program.space.names):
@@ -72,6 +72,17 @@ def _matched(program: Program, rows: Rows, values: dict[str, Tensor]) -> dict[st
             reference = torch.nn.functional.one_hot(known[at], probs.shape[-1]).to(probs.dtype)
             values = labels.permuted(values, matching(reference, probs[at]))
     return values
+
+
+def _tensor(name: str, value: Any, dtype: torch.dtype) -> Tensor:
+    try:
+        return torch.as_tensor(value, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            given=f"a value for {name!r} that is no array of numbers: {error}",
+            needed="numbers in the shape of the global",
+            remedy="correct start=, or the point",
+        ) from error
 
 
 def _best_prior_draw(program: Program, rows: Rows, seed: int, fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:

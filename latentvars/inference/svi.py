@@ -13,6 +13,7 @@ from latentvars.errors import ModelError, NumericalError, SettingError, SupportE
 from latentvars.inference.algorithm import Problem
 from latentvars.inference.guides import Delta, GlobalGuide, Guide, MeanField
 from latentvars.inference.posteriors import PointMass, Variational
+from latentvars.inference.settings import check_at_least
 from latentvars.inference.stopping import Plateau, Status, StopRule
 from latentvars.program import Bound, GlobalSpace, Program, model_parameters
 from latentvars.randomness import derive, seeded
@@ -112,10 +113,15 @@ class SVI:
             ("particles", 1),
             ("kl_warmup", 0),
         ):
-            if getattr(self, name) < least:
-                raise SettingError(f"{name}={getattr(self, name)}", f"at least {least}", f"raise {name}")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise SettingError(f"batch_size={self.batch_size}", "at least 1 row", "write SVI(batch_size=256)")
+            check_at_least(name, getattr(self, name), least)
+        if self.batch_size is not None:
+            check_at_least("batch_size", self.batch_size, 1)
+        if not callable(self.optimizer):
+            raise SettingError(
+                given=f"optimizer={type(self.optimizer).__name__}(...)",
+                needed="a factory: it is called with the parameters, once for every run",
+                remedy="write optimizer=functools.partial(torch.optim.Adam, lr=0.01)",
+            )
         if self.importance and self.particles < 2:
             raise SettingError("importance=True with one particle", "several draws", "write SVI(particles=10)")
         if self.clip is not None and not self.clip > 0:
@@ -166,6 +172,12 @@ class SVI:
                 remedy="use lv.from_point(model, data, {}) to read its posterior",
             )
         optimizer = self.optimizer(list(trained.values()))
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise SettingError(
+                given="optimizer=torch.optim.LBFGS, which asks for the objective several times a step",
+                needed="an optimiser that steps along one gradient: the objective is random",
+                remedy="use torch.optim.Adam, or lv.EM() for an exact maximum",
+            )
         schedule = self.schedule(optimizer) if self.schedule else None
         size = self.rows_per_batch(problem.rows) or len(problem.rows)
         updates = math.ceil(math.ceil(len(problem.rows) / size) / self.batches_per_step)

@@ -16,7 +16,7 @@ from latentvars.program.globals import GlobalSpace
 from latentvars.program.modules import check_reachable
 from latentvars.program.run import Run, Site, read
 from latentvars.program.scope import surroundings
-from latentvars.program.support import check_support
+from latentvars.program.support import check_shape, check_support
 from latentvars.randomness import seeded
 from latentvars.rows import Batch
 
@@ -44,9 +44,11 @@ class Roles:
 
 def find_roles(model: LatentModel, two: Batch, three: Batch, dtype: torch.dtype) -> Roles:
     """Run the model on a batch of two and one of three rows and sort its sites; a broken contract is an error."""
-    if not callable(getattr(model, "model", None)):
+    if isinstance(model, type) or not callable(getattr(model, "model", None)):
         raise ModelError(
-            given=f"a model of type {type(model).__name__} without a method model",
+            given=f"the class {model.__name__}, not an object of it"
+            if isinstance(model, type)
+            else f"a model of type {type(model).__name__} without a method model",
             needed="an object with a Pyro method model(rows)",
             remedy="write a class with `def model(self, rows): ...` and pass an instance of it",
         )
@@ -66,6 +68,8 @@ def find_roles(model: LatentModel, two: Batch, three: Batch, dtype: torch.dtype)
     _check_enumerable([hidden[name] for name in continuous])
     observed = tuple(name for name, site in run.sites.items() if site.observed and site.local)
     _check_something_observed(observed, run)
+    for name in observed:
+        check_shape(other.sites[name])
     guided = _guide_nesting(model, two, dtype, continuous, discrete)
     return Roles(space, discrete, continuous, observed, max(run.nesting, guided))
 

@@ -1,4 +1,4 @@
-"""Whether what a model observes lies in the supports of its distributions.
+"""Whether what a model observes fits its distributions: in shape, and in their supports.
 
 Densities are computed without Pyro's own checks, and some are finite outside their support: an exponential at −1 would
 be taken as it is.
@@ -10,12 +10,13 @@ import inspect
 from collections.abc import Iterator
 
 from pyro.distributions import Categorical, TorchDistribution
+from pyro.distributions.hmm import HiddenMarkovModel
 from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent
 from torch.distributions.constraints import Constraint, is_dependent
 
-from latentvars.errors import DataError
+from latentvars.errors import DataError, ShapeError
 from latentvars.program.run import Run, Site
 from latentvars.rows import Batch
 
@@ -36,6 +37,28 @@ def check_support(run: Run, batch: Batch) -> None:
                     needed=f"values in {support}",
                     remedy="correct these rows, or give the site a distribution with their support",
                 )
+
+
+def check_shape(site: Site) -> None:
+    """What a site observes is laid out like its distribution: rows last among the plates, then one event.
+
+    Raises:
+        ShapeError: with both shapes; such values would be broadcast against one another.
+    """
+    events = len(site.fn.event_shape)
+    value, batch = tuple(site.value.shape), tuple(site.fn.batch_shape)
+    lead, event = value[: max(0, len(value) - events)], value[max(0, len(value) - events) :]
+    own_steps = isinstance(site.fn, HiddenMarkovModel) or hasattr(site.fn, "factors")  # take as many as there are
+    fits = len(value) >= events and len(lead) <= len(batch) and lead == batch[len(batch) - len(lead) :]
+    if not site.value.numel() or (fits and (own_steps or event == tuple(site.fn.event_shape))):
+        return
+    raise ShapeError(
+        given=f"site {site.name!r} observes values of shape {list(value)} where its distribution has the shape "
+        f"{list(batch)} for rows and plates and {list(site.fn.event_shape)} for one value",
+        needed="one value of the distribution for each row: the number of features that the model was written for",
+        remedy="pass a vector of numbers for scalars (x[:, 0]), add .to_event(1) for several features, or transpose "
+        "columns that stand in a plate",
+    )
 
 
 def _outside(site: Site) -> Iterator[tuple[str, str, Tensor]]:
