@@ -5,8 +5,6 @@ Each year is quiet, usual or active; how many earthquakes each kind of year has,
 
 from __future__ import annotations
 
-import functools
-
 import pyro
 import pyro.distributions as dist
 import torch
@@ -19,7 +17,7 @@ class Years:
 
     def model(self, rows: lv.Batch) -> None:
         weights = pyro.sample("weights", dist.Dirichlet(torch.full((3,), 2.0)))
-        rate = pyro.sample("rate", dist.Gamma(2.0, 0.1).expand([3]).to_event(1))
+        rate = pyro.sample("rate", dist.Gamma(torch.full((3,), 2.0), 0.1).to_event(1))
         with rows.plate():
             z = pyro.sample("z", dist.Categorical(weights))
             pyro.sample("x", dist.Poisson(rate[z]), obs=rows.x)
@@ -32,8 +30,7 @@ def main() -> None:
     data = lv.datasets.earthquakes()
     mode = lv.fit(Years(), data.x, lv.EM(restarts=5), progress=False)
     print(mode, mode.explain(), mode.summary(), sep="\n")
-    optimizer = functools.partial(torch.optim.Adam, lr=0.03)
-    belief = lv.fit(Years(), data.x, lv.SVI(optimizer=optimizer), start=mode.point, progress=False)
+    belief = lv.fit(Years(), data.x, lv.SVI(passes=300), start=mode.point, progress=False)
     print(belief, belief.summary(), sep="\n")
     kinds = belief.latent().mean("z")
     print("probability of each kind, 1900 to 1902:", kinds[:3].numpy().round(3).tolist())

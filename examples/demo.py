@@ -101,9 +101,8 @@ def earthquakes(folder: Path) -> Job:
 def digits(folder: Path) -> Job:
     """A variational autoencoder; its posterior means as an embedding, beside PCA of the same width."""
     data = lv.datasets.digits()
-    x, x_test, y, y_test = train_test_split(
-        data.x / 16, data.target, test_size=0.3, random_state=0, stratify=data.target
-    )
+    parts = train_test_split(data.x / 16, data.target, test_size=0.3, random_state=0, stratify=data.target)
+    x, x_test, y, y_test = map(np.asarray, parts)
     fit = fit_vae(x)
     embedding, pca = lv.Embedding(fit), PCA(WIDTH, random_state=0).fit(x)
     vectors, vectors_test = embedding.transform(x), embedding.transform(x_test)

@@ -32,9 +32,13 @@ class Variational:
 
     guide: GlobalGuide
 
-    @cached_property
+    @property
     def point(self) -> dict[str, Tensor]:
         """The median of the guide, constrained; worked out once, since a user's guide takes many draws for it."""
+        return self._point
+
+    @cached_property
+    def _point(self) -> dict[str, Tensor]:
         return self.guide.point()
 
     def draws(self, size: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
