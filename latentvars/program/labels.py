@@ -131,7 +131,7 @@ def _check_range(name: str, labels: Tensor, count: int, rows: Rows) -> None:
     )
 
 
-def _check_layout(name: str, label: Tensor, shape: Size) -> None:
+def _check_layout(name: str, label: Tensor, shape: tuple[int, ...]) -> None:
     try:
         fits = torch.broadcast_shapes(label.shape, shape) == shape
     except RuntimeError:
