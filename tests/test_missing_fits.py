@@ -43,7 +43,7 @@ def gappy(name: str) -> lv.Rows:
 
 @functools.cache
 def climbed(name: str) -> lv.Fit:
-    em = lv.EM(passes=1500, stop=lv.Tolerance(1e-12))
+    em = lv.EM(passes=600, stop=lv.Tolerance(1e-12), accelerate=True)
     return lv.fit(CASES[name].model(), gappy(name), em, progress=False)
 
 
@@ -93,7 +93,7 @@ def test_no_direction_leads_up_from_the_end_of_em(emission: str) -> None:
     """Central differences of the likelihood written down by hand."""
     x = punched(observations(emission, 60), 0.2)
     model = lv.models.Mixture(2, EMISSIONS[emission]())
-    found = lv.fit(model, x, lv.EM(passes=3000, stop=lv.Tolerance(1e-13)), progress=False)
+    found = lv.fit(model, x, lv.EM(passes=600, stop=lv.Tolerance(1e-13), accelerate=True), progress=False)
     space = found.program.space
 
     def likelihood(free: Tensor) -> float:

@@ -20,7 +20,7 @@ from torch import Size, Tensor
 LOG_TWO_PI = math.log(2 * math.pi)
 _NUMBERS_AT_ONCE = 2**23
 
-# (residual [G, C, m, D], covariance [G or 1, C, D, D], observed [G, D]) → [G, C, m, *tail]
+# (residual [G, C, m, D], covariance [G or 1, C, D, D], observed [G, D]) → [G, C, m or 1, *tail]
 Work = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -75,7 +75,7 @@ def _spread(residual: Tensor, covariance: Tensor, observed: Tensor) -> Tensor:
     between = torch.linalg.solve_triangular(factor, _between(covariance, observed).mT, upper=False)
     within = torch.where(missing[..., None] & missing[..., None, :], covariance, 0.0)
     spread = within - between.mT @ between
-    return spread.unsqueeze(-3).expand((*residual.shape[:-1], *spread.shape[-2:]))
+    return spread.unsqueeze(-3)
 
 
 def _factor(covariance: Tensor, observed: Tensor) -> Tensor:
@@ -158,7 +158,8 @@ def _in_blocks(residual: Tensor, covariance: Tensor, observed: Tensor, which: Te
     parts = []
     for rows, patterns in zip(row.reshape(-1, size).split(at_once), of_block.split(at_once), strict=True):
         parts.append(work(residual[:, rows].movedim(0, 1), covariance, observed[patterns]).movedim(0, 1))
-    return torch.cat(parts, 1).flatten(1, 2)[:, place]
+    found = torch.cat(parts, 1)
+    return found.flatten(1, 2)[:, place] if found.shape[2] == size else found[:, place // size, 0]
 
 
 def _patterns(missing: Tensor) -> tuple[Tensor, Tensor]:
