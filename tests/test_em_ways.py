@@ -43,6 +43,14 @@ def test_acceleration_reaches_the_same_optimum_in_fewer_passes(name: str) -> Non
     assert (np.diff(fast.history) >= -1e-10).all()
 
 
+def test_acceleration_stays_above_the_variance_floor() -> None:
+    x = load_iris().data
+    for seed in range(4):
+        fit = lv.fit(lv.models.GaussianMixture(3), x, lv.EM(accelerate=True, variance_floor=1e-2), seed=seed)
+        plain = lv.fit(lv.models.GaussianMixture(3), x, lv.EM(variance_floor=1e-2), seed=seed)
+        assert fit.log_likelihood > plain.log_likelihood - 1.0
+
+
 def test_online_em_converges_to_the_batch_optimum() -> None:
     x = overlapping()
     start = {"loc": [[-1.0, -1.0], [3.0, 3.0]]}

@@ -146,7 +146,10 @@ class EM:
         check_finite(values)
         change = largest_change(state.values, values)
         if trial is not None:
-            trial, values = trial.step(state.program.space, state.values, values)
+            updated = values
+            trial, values = trial.step(state.program.space, state.values, updated)
+            if trial.extrapolated and collapsed(state.plan, values):  # beyond what the floor allows
+                trial, values = trial.rejected(), updated
         return replace(
             state,
             values=values,
