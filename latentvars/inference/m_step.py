@@ -233,4 +233,5 @@ def _numeric(program: Program, plan: Plan, current: dict[str, Tensor], total: Ex
     if not found.fun < before:
         return current
     values, _ = space.constrain(torch.tensor(found.x, dtype=program.dtype))
-    return {**current, **values}
+    # storage of their own: parts of one vector lie at odd addresses, on which the last bit of a product can depend
+    return {**current, **{name: value.clone() for name, value in values.items()}}
