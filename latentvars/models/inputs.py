@@ -37,9 +37,22 @@ def categories(inputs: Tensor, coefficients: Tensor) -> Tensor:
 def constant_logit(inputs: Tensor, probs: Tensor) -> Tensor:
     """Coefficients ``[..., P, K-1]`` that give the same ``probs`` ``[..., K]`` at all inputs ``[S, P]``; only nearly so
     where the inputs hold no constant."""
-    direction = torch.linalg.pinv(inputs).sum(-1)
+    direction = least_squares(inputs, torch.ones_like(inputs[:, 0]))
     logits = (probs[..., 1:] / probs[..., :1]).log()
     return direction[:, None] * logits[..., None, :]
+
+
+def least_squares(inputs: Tensor, y: Tensor) -> Tensor:
+    """Coefficients ``[P, ...]`` with which ``inputs`` ``[S, P]`` come nearest to ``y`` ``[S, ...]``.
+
+    By the normal equations of inputs of length one: a start needs few digits, and LAPACK's factors of tall matrices
+    differ from run to run in the last bit.
+    """
+    norm = inputs.norm(dim=0)
+    scaled = inputs / torch.where(norm > 0, norm, 1.0)
+    moments = scaled.mT @ y.reshape(len(y), -1)
+    solved = torch.linalg.lstsq(scaled.mT @ scaled, moments).solution / torch.where(norm > 0, norm, 1.0)[:, None]
+    return solved.reshape(inputs.shape[-1], *y.shape[1:])
 
 
 def check_groups(by: str, name: str | None, groups: int) -> None:

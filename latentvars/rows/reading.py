@@ -19,6 +19,9 @@ from torch import Tensor
 
 from latentvars.errors import DataError, KindError, ShapeError
 
+ALIGNMENT = 64  # bytes, of what torch allocates
+SMALL = 2**20  # bytes
+
 
 @dataclass(frozen=True)
 class Source:
@@ -95,9 +98,15 @@ def to_tensor(name: str, value: Any) -> Tensor:
 
 
 def share(array: np.ndarray) -> Tensor:
-    """The array as a tensor over the same memory (copied only where torch cannot have its strides)."""
+    """The array as a tensor over the same memory.
+
+    Copied where torch cannot have its strides, and where it is small and off the boundaries of torch's own memory:
+    vectorised products may round otherwise there, and where numpy puts an array is chance.
+    """
     if any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = np.ascontiguousarray(array)
+    if array.ctypes.data % ALIGNMENT and array.nbytes <= SMALL:
+        return torch.tensor(array)
     with warnings.catch_warnings():  # torch warns of read-only arrays; latentvars never writes to rows
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

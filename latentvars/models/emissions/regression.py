@@ -17,7 +17,7 @@ from latentvars.errors import SettingError, ShapeError
 from latentvars.models.columns import check_width
 from latentvars.models.emissions.base import PSEUDO_ROWS, event_dims, positive, refuse
 from latentvars.models.emissions.gaussian import check_varies, standardised
-from latentvars.models.inputs import input_axis
+from latentvars.models.inputs import input_axis, least_squares
 from latentvars.models.priors import Priors
 
 
@@ -118,13 +118,13 @@ class RegressionAt:
     def points(self, x: Tensor) -> Tensor:
         """Residuals of one regression for all, beside the inputs, so that groups are pieces of lines."""
         inputs, y = self.inputs.to(x.dtype), RESPONSES[self.regression.response].linear(x)
-        return torch.cat([standardised(y - inputs @ _least_squares(inputs, y)), standardised(inputs)], -1)
+        return torch.cat([standardised(y - inputs @ least_squares(inputs, y)), standardised(inputs)], -1)
 
     def start(self, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """Weighted least squares on the scale of the predictor, drawn towards the regression for all."""
         response, inputs = RESPONSES[self.regression.response], self.inputs.to(x.dtype)
         y = response.linear(x)
-        overall = _least_squares(inputs, y)
+        overall = least_squares(inputs, y)
         pull = PSEUDO_ROWS * inputs.shape[-1] * inputs.mT @ inputs / len(inputs)
         weighted = weights.mT[:, :, None] * inputs
         coefficients = torch.linalg.lstsq(weighted.mT @ inputs + pull, weighted.mT @ y + pull @ overall).solution
@@ -245,10 +245,6 @@ def predictor(inputs: Tensor, coefficients: Tensor, width: int | None) -> Tensor
     """u · β, ``[…, K, D]``, or ``[…, K]`` where an observation is a plain number."""
     found = torch.einsum("...p,kpd->...kd", inputs, coefficients)
     return found[..., 0] if width is None else found
-
-
-def _least_squares(inputs: Tensor, y: Tensor) -> Tensor:
-    return torch.linalg.lstsq(inputs, y).solution
 
 
 def _without_inputs(emission: Regression) -> ShapeError:
