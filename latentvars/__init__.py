@@ -15,14 +15,17 @@ from latentvars.inference import (
     Fit,
     Fitter,
     FullRank,
+    GuideSteps,
     LowRank,
     MeanField,
+    MonteCarloEM,
     Never,
     OnlineEM,
     Plateau,
     Status,
     TimeLimit,
     Tolerance,
+    VariationalEM,
     fit,
     from_point,
 )
@@ -31,6 +34,7 @@ from latentvars.models import emissions
 from latentvars.posterior import LatentPosterior
 from latentvars.posterior.standard_errors import StandardErrors
 from latentvars.rows import Batch, Design, Rows
+from latentvars.starts import Hierarchical, KMeansPlusPlus, Memberships, PriorDraws, RandomRows
 from latentvars.studies import Bootstrap, bootstrap
 
 if TYPE_CHECKING:
@@ -51,17 +55,25 @@ __all__ = [
     "Fit",
     "Fitter",
     "FullRank",
+    "GuideSteps",
+    "Hierarchical",
+    "KMeansPlusPlus",
     "LatentPosterior",
     "LowRank",
     "MeanField",
+    "Memberships",
+    "MonteCarloEM",
     "Never",
     "OnlineEM",
     "Plateau",
+    "PriorDraws",
+    "RandomRows",
     "Rows",
     "StandardErrors",
     "Status",
     "TimeLimit",
     "Tolerance",
+    "VariationalEM",
     "bootstrap",
     "datasets",
     "emissions",

@@ -20,6 +20,7 @@ class LatentModel(Protocol):
 
     * ``guide(rows)``: Pyro; samples the continuous locals inside ``rows.plate()`` (amortised posterior);
     * ``initial(rows, generator) -> dict[str, Tensor]``: data-driven start for the globals, constrained values;
+    * ``grouped_start(rows, grouping, generator) -> dict[str, Tensor]``: the same from any :mod:`latentvars.starts`;
     * ``dims() -> dict[str, tuple[str, ...]]``: names of the axes of sites, for labelled output.
     """
 

@@ -14,6 +14,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("errors", "lazy"),
     ("randomness",),
     ("rows",),
+    ("starts",),
     ("contract",),
     ("distributions",),
     ("families",),  # a family knows the distributions whose parameters it updates

@@ -43,11 +43,24 @@ class Screened:
         values: constrained globals.
         objective: nats; NaN where the run failed.
         degenerate: whether a component has collapsed onto a few rows.
+        ended: whether the short run came to its end, or was cut off.
     """
 
     values: dict[str, Tensor]
     objective: float
     degenerate: bool = False
+    ended: bool = True
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """The starts of a model cannot be run together.
+
+    Attributes:
+        reason: why; for the report.
+    """
+
+    reason: str
 
 
 class Total(Protocol):
@@ -107,8 +120,8 @@ class Algorithm(Protocol):
         """The objective per row at the end of a run, and the difference below which two runs ended alike, nats."""
         ...
 
-    def screen(self, problem: Problem, starts: Sequence[Mapping[str, Tensor]]) -> Sequence[Screened] | None:
-        """Short runs of all starts together, or None where each has to run by itself."""
+    def screen(self, problem: Problem, starts: Sequence[Mapping[str, Tensor]]) -> Sequence[Screened] | OneByOne | None:
+        """Short runs of all starts together; or why each has to run by itself, None where that goes without saying."""
         ...
 
     def init(self, problem: Problem) -> Any:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from latentvars.errors import NumericalError, SupportError
 from latentvars.inference.acceleration import Trial
-from latentvars.inference.algorithm import Problem, Screened
+from latentvars.inference.algorithm import OneByOne, Problem, Screened
 from latentvars.inference.m_step import Expected, collapsed, expected, lowering, maximise
 from latentvars.inference.m_step_plan import Plan, make_plan
 from latentvars.inference.posteriors import PointMass
-from latentvars.inference.screening import can_screen, screen
+from latentvars.inference.screening import cannot_screen, screen
 from latentvars.inference.settings import check_at_least, check_share
 from latentvars.inference.stopping import Status, StopRule, Tolerance
 from latentvars.program import Program, model_parameters
@@ -103,12 +103,13 @@ class EM:
     def reached(self, history: Sequence[float]) -> tuple[float, float]:
         return history[-1], SAME_OPTIMUM * max(1.0, abs(history[-1]))
 
-    def screen(self, problem: Problem, starts: Sequence[Mapping[str, Tensor]]) -> list[Screened] | None:
+    def screen(self, problem: Problem, starts: Sequence[Mapping[str, Tensor]]) -> list[Screened] | OneByOne:
         """Up to 100 steps of all starts together, where the M-step is closed and the data are small."""
         plan = plan_m_step(problem, self.variance_floor)
-        if self.accelerate or not can_screen(problem, plan, len(starts)):
-            return None
-        return screen(problem, plan, starts, min(SHORT_RUN, self.passes), SHORT_TOLERANCE)
+        if self.accelerate:
+            return OneByOne("each is accelerated by itself")
+        alone = cannot_screen(problem, plan, len(starts))
+        return alone or screen(problem, plan, starts, min(SHORT_RUN, self.passes), SHORT_TOLERANCE)
 
     def init(self, problem: Problem) -> EMState:
         """Plan the M-step.
@@ -179,7 +180,7 @@ def plan_m_step(problem: Problem, floor: float) -> Plan:
         raise SupportError(
             given=f"EM on a model with the continuous locals {list(program.roles.continuous)}",
             needed="discrete locals, which can be summed out exactly",
-            remedy="fit it with lv.SVI(...)",
+            remedy="fit it with lv.VariationalEM(), with lv.MonteCarloEM(), or with lv.SVI()",
         )
     weights = model_parameters(program.model)
     if weights:
@@ -188,9 +189,14 @@ def plan_m_step(problem: Problem, floor: float) -> Plan:
             needed="globals as pyro.sample sites",
             remedy="fit it with lv.SVI(...)",
         )
+    return plan_of(problem, floor)
+
+
+def plan_of(problem: Problem, floor: float) -> Plan:
+    """The M-step of a model, continuous locals where its guide draws them."""
     used = problem.rows.weights.nonzero().flatten()[:PLAN_ROWS]
-    first = problem.rows.batch(used, dtype=program.dtype)
-    return make_plan(program, first, problem.start, floor)
+    first = problem.rows.batch(used, dtype=problem.program.dtype)
+    return make_plan(problem.program, first, problem.start, floor)
 
 
 def check_finite(values: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ from latentvars.inference.algorithm import Algorithm
 from latentvars.inference.em import EM
 from latentvars.inference.fit import Fit
 from latentvars.inference.fitting import fit
+from latentvars.starts import Start
 
 
 @final
@@ -27,6 +28,7 @@ class Fitter:
         seed: of every call.
         progress: whether each call shows a bar; None: where standard error is a terminal.
         fixed, tied: what is known of globals, as in :func:`latentvars.fit`.
+        start: starting values or a way to find them, as in :func:`latentvars.fit`.
     """
 
     model: LatentModel
@@ -35,6 +37,7 @@ class Fitter:
     progress: bool | None = False
     fixed: Mapping[str, Any] | None = None
     tied: Mapping[str, Any] | None = None
+    start: Mapping[str, Any] | Start | None = None
 
     def __call__(self, data: Any) -> Fit:
         """Fit the model to ``data``; errors as :func:`latentvars.fit`."""
@@ -43,6 +46,7 @@ class Fitter:
             data,
             self.algorithm,
             seed=self.seed,
+            start=self.start,
             progress=self.progress,
             fixed=self.fixed,
             tied=self.tied,

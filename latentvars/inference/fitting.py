@@ -20,6 +20,7 @@ from latentvars.inference.restarts import best_of_starts
 from latentvars.inference.starting import starting_point
 from latentvars.inference.stopping import Status
 from latentvars.program import Program
+from latentvars.starts import Start
 
 
 def fit(
@@ -28,7 +29,7 @@ def fit(
     algorithm: Algorithm | None = None,
     *,
     seed: int = 0,
-    start: Mapping[str, Any] | None = None,
+    start: Mapping[str, Any] | Start | None = None,
     resume: Fit | None = None,
     progress: bool | None = None,
     fixed: Mapping[str, Any] | None = None,
@@ -41,7 +42,10 @@ def fit(
         data: :class:`latentvars.Rows`, or anything it accepts.
         algorithm: ``lv.EM()`` by default; ``lv.SVI(...)``.
         seed: every random number of the run is derived from it; torch's global generator is left alone.
-        start: constrained starting values for some or all globals.
+        start: constrained starting values for some or all globals; or a way to find them: ``lv.KMeansPlusPlus()`` (the
+            default of built-in models), ``lv.RandomRows()``, ``lv.Hierarchical()``, ``lv.PriorDraws()`` (the default of
+            models without ``initial``), or ``lv.Memberships(labels or shares)``. With ``restarts``, starts after the
+            first are drawn anew.
         resume: an earlier fit of the same model and data to go on from, with its optimiser's state.
         progress: show a bar with the objective per row; None: where standard error is a terminal.
         fixed: what is known of globals: site → array of its shape, NaN where an entry is free, as
@@ -84,9 +88,12 @@ def _check_kinds(algorithm: Any, start: Any, resume: Any) -> None:
     if isinstance(algorithm, type) or not hasattr(algorithm, "contribution"):
         name = algorithm.__name__ if isinstance(algorithm, type) else repr(algorithm)
         raise KindError(f"the algorithm {name}", "an algorithm with its settings", "write lv.EM() or lv.SVI()")
-    if start is not None and not isinstance(start, Mapping):
+    if start is not None and (isinstance(start, type) or not (isinstance(start, Mapping) or hasattr(start, "again"))):
+        name = start.__name__ if isinstance(start, type) else type(start).__name__
         raise KindError(
-            f"start= is a {type(start).__name__}", "a mapping from globals to values", "write start={'loc': [0.0, 1.0]}"
+            f"start= is a {name}",
+            "a mapping from globals to values, or a way to start",
+            "write start={'loc': [0.0, 1.0]} or start=lv.KMeansPlusPlus()",
         )
     if resume is not None and not isinstance(resume, Fit):
         raise KindError(f"resume= is a {type(resume).__name__}", "a fit", "pass what lv.fit or lv.load returned")

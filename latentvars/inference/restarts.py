@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from latentvars.contract import LatentModel
-from latentvars.errors import NumericalError
-from latentvars.inference.algorithm import Algorithm, Problem
+from latentvars.errors import ModelError, NumericalError, SupportError
+from latentvars.inference.algorithm import Algorithm, OneByOne, Problem, Screened
 from latentvars.inference.binding import Restrictions, bind
 from latentvars.inference.engine import Run
 from latentvars.inference.fit import Fit
 from latentvars.inference.optima import Optima
-from latentvars.inference.starting import starting_point
+from latentvars.inference.starting import further, starting_point
 from latentvars.inference.stopping import Status
+from latentvars.program import Program
 from latentvars.randomness import derive
 from latentvars.rows import Rows
+from latentvars.starts import Start
 
 LONG_RUNS = 3
+FAILURES = (NumericalError, ModelError, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
 def best_of_starts(
@@ -28,7 +32,7 @@ def best_of_starts(
     rows: Rows,
     algorithm: Algorithm,
     seed: int,
-    start: Mapping[str, Any] | None,
+    start: Mapping[str, Any] | Start | None,
     progress: bool | None,
     known: Restrictions | None = None,
 ) -> Fit:
@@ -42,21 +46,56 @@ def best_of_starts(
     seeds = [seed if k == 0 else derive(seed, 10, k) for k in range(algorithm.restarts)]
     ends = np.full(len(seeds), np.nan)
     program = bind(model, rows, known)[1]
-    values = [starting_point(program, rows, own, start) for own in seeds]
-    screened = algorithm.screen(Problem(program, rows, values[0], seed), values)
-    order = range(len(seeds))
-    if screened is not None:
-        weight = float(rows.weights.sum())
-        ends[:] = [start.objective / weight for start in screened]
-        values = [start.values for start in screened]
-        keys = [(start.degenerate, -np.nan_to_num(end, nan=-np.inf)) for start, end in zip(screened, ends, strict=True)]
-        order = sorted(order, key=keys.__getitem__)[:LONG_RUNS]
     long = _LongRuns(model, rows, algorithm, progress, known)
+    values = _starting_points(program, rows, seeds, start, long)
+    order = list(values)
+    cut: set[int] = set()
+    found = (
+        _screened(algorithm, Problem(program, rows, values[order[0]], seed), list(values.values())) if order else None
+    )
+    if found is not None and not isinstance(found, OneByOne):
+        weight = float(rows.weights.sum())
+        screened = dict(zip(order, found, strict=True))
+        for k, short in screened.items():
+            values[k], ends[k] = short.values, short.objective / weight
+        order.sort(key=lambda k: (screened[k].degenerate, -np.nan_to_num(ends[k], nan=-np.inf)))
+        cut = {k for k in order if not screened[k].ended}
+        long.most = LONG_RUNS
     for k in order:
+        if np.isnan(ends[k]) and long.most is not None and long.best is not None:
+            break  # failed in its short run
         ends[k] = long.end(values[k], seeds[k])
-        if long.interrupted:
+        cut.discard(k)
+        if long.enough:
             break
-    return long.finished(seed, ends)
+    return long.finished(seed, ends, len(cut), found.reason if isinstance(found, OneByOne) else "")
+
+
+def _starting_points(
+    program: Program, rows: Rows, seeds: list[int], start: Mapping[str, Any] | Start | None, long: _LongRuns
+) -> dict[int, dict[str, Tensor]]:
+    """The starts that can be made, by number."""
+    values = {}
+    for k, own in enumerate(seeds):
+        try:
+            values[k] = starting_point(program, rows, own, start if k == 0 else further(program, start))
+        except SupportError:
+            raise
+        except FAILURES as error:
+            long.failure = long.failure or error
+    return values
+
+
+def _screened(
+    algorithm: Algorithm, problem: Problem, starts: list[dict[str, Tensor]]
+) -> Sequence[Screened] | OneByOne | None:
+    """Short runs of all starts; one by one where the first of them fails while a step is recorded."""
+    try:
+        return algorithm.screen(problem, starts)
+    except SupportError:
+        raise
+    except FAILURES:
+        return OneByOne("a step could not be recorded at the first start")
 
 
 class _LongRuns:
@@ -75,7 +114,9 @@ class _LongRuns:
         self.best: Run | None = None
         self.reached, self.tolerance, self.sound = -np.inf, 0.0, False
         self.interrupted = False
-        self.failure: NumericalError | None = None
+        self.failure: Exception | None = None
+        self.most: int | None = None
+        self.done = 0
 
     def end(self, values: dict[str, Tensor], seed: int) -> float:
         """The objective per row at the end of a run, nats; NaN where it fails."""
@@ -83,9 +124,12 @@ class _LongRuns:
         try:
             state = self.algorithm.init(Problem(program, self.rows, values, seed))
             run = Run(self.algorithm, program, self.rows, seed, state).go(self.progress)
-        except NumericalError as error:
-            self.failure = error
+        except SupportError:
+            raise
+        except FAILURES as error:
+            self.failure = self.failure or error
             return float("nan")
+        self.done += 1
         end, noise = self.algorithm.reached(run.history) if run.history else (-np.inf, 0.0)
         sound = not self.algorithm.collapsed(run.state)
         if self.best is None or (sound, end) > (self.sound, self.reached):
@@ -93,7 +137,12 @@ class _LongRuns:
         self.interrupted = run.status is Status.INTERRUPTED
         return end
 
-    def finished(self, seed: int, ends: np.ndarray) -> Fit:
+    @property
+    def enough(self) -> bool:
+        """Whether no further start has to run."""
+        return self.interrupted or (self.most is not None and self.done >= self.most)
+
+    def finished(self, seed: int, ends: np.ndarray, unfinished: int, alone: str) -> Fit:
         """The fit of the best run."""
         if self.best is None:
             assert self.failure is not None
@@ -101,4 +150,6 @@ class _LongRuns:
         self.best.seed = seed
         if self.interrupted:  # also where an earlier start, which had come to its end, is the best
             self.best.status = Status.INTERRUPTED
-        return self.best.finished(Optima(tuple(ends.tolist()), self.tolerance, self.reached))
+        failure = "" if self.failure is None else str(self.failure).splitlines()[0]
+        optima = Optima(tuple(ends.tolist()), self.tolerance, self.reached, unfinished, failure, alone)
+        return self.best.finished(optima)

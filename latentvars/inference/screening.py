@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from latentvars.capture import capture
-from latentvars.inference.algorithm import Problem, Screened
+from latentvars.inference.algorithm import OneByOne, Problem, Screened
 from latentvars.inference.m_step import collapsed, em_step
 from latentvars.inference.m_step_plan import Plan
 
@@ -17,16 +17,25 @@ LONGEST = 150  # steps of a chain beyond which its captured graph would be too l
 FEWEST = 5  # starts below which recording costs more than it saves
 
 
-def can_screen(problem: Problem, plan: Plan, starts: int) -> bool:
-    """Whether the starts can be run together: closed forms only, data that fit into memory several times."""
+def cannot_screen(problem: Problem, plan: Plan, starts: int) -> OneByOne | None:
+    """Why the starts cannot be run together: it takes closed forms only, and data that fit into memory several times.
+
+    None where they can.
+    """
     rows = problem.rows
-    long = rows.lengths is not None and int(rows.lengths.max()) > LONGEST
-    closed = not plan.numeric and not plan.retained and not any(rule.hierarchical for rule in plan.rules)
     width = sum(value.shape[1:].numel() for value in rows.columns.values())
     largest = rows.steps * max(width**2, problem.program.space.size)
     if rows.observed is not None:  # each row of each start has the covariances of what it observes
         largest *= starts
-    return starts >= FEWEST and closed and not long and largest <= LARGEST
+    if starts < FEWEST:
+        return OneByOne(f"fewer than {FEWEST} are not worth recording a step")
+    if plan.numeric:
+        return OneByOne(f"no closed form for {', '.join(plan.numeric)}")
+    if plan.retained or any(rule.hierarchical for rule in plan.rules):
+        return OneByOne("the M-step needs more than sums of statistics")
+    if rows.lengths is not None and int(rows.lengths.max()) > LONGEST:
+        return OneByOne(f"chains of more than {LONGEST} steps")
+    return OneByOne("the data are too large to be held once for each") if largest > LARGEST else None
 
 
 def screen(
@@ -52,17 +61,22 @@ def screen(
     least = per_row * float(problem.rows.weights.sum())
     before = torch.full((len(starts),), -torch.inf, dtype=program.dtype)
     active = torch.ones(len(starts), dtype=torch.bool)
+    failed = torch.zeros(len(starts), dtype=torch.bool)
     with torch.no_grad():
         for _ in range(passes):
             updated, objective = graph(values)
+            failed |= active & ~objective.isfinite()
             active &= objective.isfinite() & ((objective - before).abs() > least)
             before = torch.where(active | before.isinf(), objective, before)
             if not bool(active.any()):
                 break
             values = {name: _chosen(active, updated[name], value) for name, value in values.items()}
-    ends = [float(end) if bool(end.isfinite()) else float("nan") for end in before]
+    ends = torch.where(before.isfinite() & ~failed, before, torch.nan).tolist()
     split = [{name: value[k] for name, value in values.items()} for k in range(len(starts))]
-    return [Screened(own, end, bool(collapsed(plan, own))) for own, end in zip(split, ends, strict=True)]
+    return [
+        Screened(own, end, end == end and bool(collapsed(plan, own)), not moving)
+        for own, end, moving in zip(split, ends, active.tolist(), strict=True)
+    ]
 
 
 def _chosen(active: Tensor, updated: Tensor, value: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,18 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentvars.errors import ModelError, NameUnknownError
+from latentvars.distributions import Flat
+from latentvars.errors import ModelError, NameUnknownError, NumericalError
+from latentvars.families import without_wrappers
+from latentvars.inference.grouped import start_of_groups
 from latentvars.posterior.alignment import labels_of, matching
 from latentvars.program import Program
 from latentvars.randomness import derive, generator
 from latentvars.rows import Rows
+from latentvars.starts import PriorDraws, Start
 
 CANDIDATES = 10
 SCORED_ROWS = 2_000
 
 
 def starting_point(
-    program: Program, rows: Rows, seed: int, start: Mapping[str, Tensor] | None = None
+    program: Program, rows: Rows, seed: int, start: Mapping[str, Any] | Start | None = None
 ) -> dict[str, Tensor]:
     """Starting values of all globals: the user's, else the model's ``initial``, else the best of ten prior draws.
 
@@ -28,17 +33,19 @@ def starting_point(
         program: the model.
         rows: all data.
         seed: seed of the run.
-        start: constrained values of some or all globals.
+        start: constrained values of some or all globals; or a way to start, of :mod:`latentvars.starts`.
 
     Raises:
         NameUnknownError: ``start`` names a site that is no global.
         ModelError: a value of the wrong shape or outside its support.
+        SupportError: a grouping for a model that cannot start from one.
     """
-    given = {name: _tensor(name, value, program.dtype) for name, value in (start or {}).items()}
-    proposed: dict[str, Tensor] = {}
-    initial = getattr(program.model, "initial", None)
-    if initial is not None and set(given) < set(program.space.names):
-        proposed = {name: value.to(program.dtype) for name, value in initial(rows, generator(seed, 1)).items()}
+    given = dict(start) if isinstance(start, Mapping) else {}
+    given = {name: _tensor(name, value, program.dtype) for name, value in given.items()}
+    if start is None or isinstance(start, Mapping):
+        proposed = _initial(program, rows, seed) if set(given) < set(program.space.names) else {}
+    else:
+        proposed = _proposed(program, rows, seed, start)
     values = {**proposed, **given}
     for name in values:
         if name not in program.space.names:
@@ -55,6 +62,34 @@ def starting_point(
     if set(values) != set(program.space.names):
         values = {**_best_prior_draw(program, rows, seed, values), **values}
     return {name: values[name].detach().clone().contiguous() for name in program.space.names}
+
+
+def further(program: Program, start: Mapping[str, Any] | Start | None) -> Mapping[str, Any] | Start | None:
+    """How the starts after the first begin: from what ``start`` leaves open, or as if it were not given."""
+    if start is None or isinstance(start, Mapping):
+        return None if start is not None and set(start) >= set(program.space.names) else start
+    return start.again()
+
+
+def _initial(program: Program, rows: Rows, seed: int) -> dict[str, Tensor]:
+    """What the model's own ``initial`` says; nothing where it has none."""
+    initial = getattr(program.model, "initial", None)
+    if initial is None:
+        return {}
+    return {name: value.to(program.dtype) for name, value in initial(rows, generator(seed, 1)).items()}
+
+
+def _proposed(program: Program, rows: Rows, seed: int, start: Start) -> dict[str, Tensor]:
+    """Globals by a named way to start."""
+    if isinstance(start, PriorDraws):
+        drawn = program.global_sites(program.prior_draw(0))
+        flat = {name for name, prior in drawn.items() if isinstance(without_wrappers(prior), Flat)}
+        kept = {name: value for name, value in _initial(program, rows, seed).items() if name in flat} if flat else {}
+        return _best_prior_draw(program, rows, seed, program.space.project(kept), start.candidates)
+    grouped = getattr(program.model, "grouped_start", None)
+    if grouped is not None:
+        return {name: value.to(program.dtype) for name, value in grouped(rows, start, generator(seed, 1)).items()}
+    return start_of_groups(program, rows, start, seed, _best_prior_draw(program, rows, seed, {}))
 
 
 def _matched(program: Program, rows: Rows, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -85,17 +120,30 @@ def _tensor(name: str, value: Any, dtype: torch.dtype) -> Tensor:
         ) from error
 
 
-def _best_prior_draw(program: Program, rows: Rows, seed: int, fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The prior draw with the highest score on (at most 2,000 of) the rows."""
+def _best_prior_draw(
+    program: Program, rows: Rows, seed: int, fixed: Mapping[str, Tensor], count: int = CANDIDATES
+) -> dict[str, Tensor]:
+    """The prior draw with the highest score on (at most 2,000 of) the rows; one that cannot be scored is passed over.
+
+    Raises:
+        NumericalError: none can be scored.
+    """
     batch = rows.batch(torch.arange(min(len(rows), SCORED_ROWS)), dtype=program.dtype)
-    candidates = [{**program.prior_draw(derive(seed, 2, k)), **fixed} for k in range(CANDIDATES)]
-    scores = []
+    candidates = [{**program.prior_draw(derive(seed, 2, k)), **fixed} for k in range(count)]
+    scores, failure = [], None
     for k, values in enumerate(candidates):
-        with torch.no_grad():
-            score = program.score(values, batch, derive(seed, 3, k))
+        try:
+            with torch.no_grad():
+                score = program.score(values, batch, derive(seed, 3, k))
+        except NumericalError as error:
+            failure = error
+            continue
         total = float(score.prior + (score.rows * batch.weights).sum())
-        scores.append(total if total == total else -float("inf"))
-    return candidates[scores.index(max(scores))]
+        scores.append((total if total == total else -math.inf, -k))
+    if not scores:
+        assert failure is not None
+        raise failure
+    return candidates[-max(scores)[1]]
 
 
 def _check_start(program: Program, name: str, value: Tensor) -> None:

@@ -14,6 +14,7 @@ from latentvars.models import convert_sklearn
 from latentvars.models.emissions import Gaussian
 from latentvars.models.mixture import Mixture
 from latentvars.rows import Batch, Rows
+from latentvars.starts import Grouping
 
 
 @final
@@ -56,6 +57,10 @@ class GaussianMixture:
     def initial(self, rows: Rows, generator: torch.Generator) -> dict[str, Tensor]:
         """Starting values, as :meth:`Mixture.initial`."""
         return self.mixture.initial(rows, generator)
+
+    def grouped_start(self, rows: Rows, grouping: Grouping, generator: torch.Generator) -> dict[str, Tensor]:
+        """Starting values from groups of the rows, as :meth:`Mixture.grouped_start`."""
+        return self.mixture.grouped_start(rows, grouping, generator)
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         """Names of the axes of the globals and of z."""

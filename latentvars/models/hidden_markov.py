@@ -17,7 +17,7 @@ from latentvars.errors import DataError, SettingError, ShapeError
 from latentvars.models import convert_hmmlearn
 from latentvars.models.columns import as_events, check_observed, column, feature_names, matrix, width
 from latentvars.models.emissions.base import Emission, at, positive, reads
-from latentvars.models.initial import filled, redrawn, soft_groups
+from latentvars.models.initial import filled, redrawn
 from latentvars.models.inputs import (
     categories,
     check_groups,
@@ -31,6 +31,7 @@ from latentvars.models.inputs import (
 from latentvars.models.mixture import check_enough
 from latentvars.models.priors import Priors, check_names
 from latentvars.rows import Batch, Rows
+from latentvars.starts import Grouping, KMeansPlusPlus, Points, blurred
 
 STICKY = 0.8  # probability of staying towards which the start is drawn
 
@@ -148,13 +149,18 @@ class HiddenMarkov:
         Raises:
             DataError: as :meth:`check`.
         """
+        return self.grouped_start(rows, KMeansPlusPlus(), generator)
+
+    def grouped_start(self, rows: Rows, grouping: Grouping, generator: torch.Generator) -> dict[str, Tensor]:
+        """Starting values from groups of the steps; errors as :meth:`check`."""
         self.check(rows)
         rows = self.prepare(rows)
         assert rows.lengths is not None
         x, weights = matrix(column(rows)), rows.weights.repeat_interleave(rows.lengths)
         used = weights > 0
         points = at(self.emission, rows.columns).points(filled(x, weights))
-        groups = soft_groups(points, weights, self.states, self.emission.blur, generator)
+        cloud = Points(points, weights, torch.arange(len(x)), len(x))
+        groups = blurred(grouping, cloud, self.states, self.emission.blur, generator)
         belongs = groups * (weights / weights[used].mean())[:, None]
         ends = rows.lengths.cumsum(0) - 1
         first, last = ends - rows.lengths + 1, torch.zeros(len(x), dtype=torch.bool)

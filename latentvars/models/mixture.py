@@ -16,7 +16,7 @@ from latentvars import distributions
 from latentvars.errors import SettingError, ShapeError
 from latentvars.models.columns import as_events, check_observed, column, feature_names, matrix, width
 from latentvars.models.emissions.base import Emission, at, positive, reads
-from latentvars.models.initial import SAMPLE, filled, redrawn, sample, soft_groups
+from latentvars.models.initial import filled, redrawn
 from latentvars.models.inputs import (
     categories,
     check_groups,
@@ -29,6 +29,10 @@ from latentvars.models.inputs import (
 )
 from latentvars.models.priors import Priors, check_names
 from latentvars.rows import Batch, Rows
+from latentvars.starts import Grouping, KMeansPlusPlus, Points, blurred
+from latentvars.starts.centres import sample
+
+SAMPLE = 20_000  # rows that a start is estimated from
 
 
 @final
@@ -93,12 +97,17 @@ class Mixture:
         Raises:
             DataError: as :meth:`check`.
         """
+        return self.grouped_start(rows, KMeansPlusPlus(), generator)
+
+    def grouped_start(self, rows: Rows, grouping: Grouping, generator: torch.Generator) -> dict[str, Tensor]:
+        """Starting values from groups of the rows; errors as :meth:`check`."""
         self.check(rows)
         some = sample(rows.weights, SAMPLE, generator)
         x, weights = matrix(column(rows)), rows.weights[some]
         observed, x = x[some], filled(x, rows.weights)[some]
         emission = at(self.emission, {name: value[some] for name, value in rows.columns.items()})
-        groups = soft_groups(emission.points(x), weights, self.components, emission.blur, generator)
+        points = Points(emission.points(x), weights, some, len(rows))
+        groups = blurred(grouping, points, self.components, emission.blur, generator)
         belongs = groups * (weights / weights.mean())[:, None]
         share = (belongs.sum(0) + 1) / (belongs.sum() + self.components)
         start = emission.start(redrawn(observed, groups, generator), belongs)

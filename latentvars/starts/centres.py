@@ -1,0 +1,46 @@
+"""Centres of groups: k-means++ seeds, a few k-means steps, the nearest centre."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LLOYD_STEPS = 5
+
+
+def sample(weights: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Positions of at most ``size`` observations of positive weight, without repeats, in order."""
+    at = (weights > 0).nonzero()[:, 0]
+    if len(at) <= size:
+        return at
+    return at[torch.randperm(len(at), generator=generator)[:size]].sort().values
+
+
+def seeds(points: Tensor, weights: Tensor, groups: int, generator: torch.Generator) -> Tensor:
+    """k-means++ seeding (Arthur & Vassilvitskii 2007, section 2.2) with weights, ``[K, P]``."""
+    chance, distance = weights, None
+    centres = []
+    for _ in range(groups):
+        centre = points[torch.multinomial(chance, 1, generator=generator)]
+        centres.append(centre)
+        new = (points - centre).square().sum(-1)
+        distance = new if distance is None else torch.minimum(distance, new)
+        chance = weights * distance
+        if not bool(chance.sum() > 0):  # fewer distinct points than groups
+            chance = weights
+    return torch.cat(centres)
+
+
+def lloyd(points: Tensor, weights: Tensor, centres: Tensor) -> Tensor:
+    """A few k-means steps; a centre without points stays where it is."""
+    for _ in range(LLOYD_STEPS):
+        member = torch.nn.functional.one_hot(nearest(points, centres), len(centres)).to(points.dtype)
+        member = member * weights[:, None]
+        total = member.sum(0)[:, None]
+        centres = torch.where(total > 0, member.mT @ points / torch.where(total > 0, total, 1.0), centres)
+    return centres
+
+
+def nearest(points: Tensor, centres: Tensor) -> Tensor:
+    """Index of the nearest centre, ``[S]``; ties go to the first."""
+    return (centres.square().sum(-1) - 2 * points @ centres.mT).argmin(-1)
