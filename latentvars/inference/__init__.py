@@ -4,10 +4,13 @@ from latentvars.inference.em import EM
 from latentvars.inference.fit import Fit
 from latentvars.inference.fitter import Fitter
 from latentvars.inference.fitting import fit, from_point
+from latentvars.inference.guided import GuideSteps
 from latentvars.inference.guides import Custom, Delta, FullRank, LowRank, MeanField
+from latentvars.inference.monte_carlo_em import MonteCarloEM
 from latentvars.inference.online_em import OnlineEM
 from latentvars.inference.stopping import AnyOf, Never, Plateau, Status, TimeLimit, Tolerance
 from latentvars.inference.svi import SVI
+from latentvars.inference.variational_em import VariationalEM
 
 __all__ = [
     "EM",
@@ -18,14 +21,17 @@ __all__ = [
     "Fit",
     "Fitter",
     "FullRank",
+    "GuideSteps",
     "LowRank",
     "MeanField",
+    "MonteCarloEM",
     "Never",
     "OnlineEM",
     "Plateau",
     "Status",
     "TimeLimit",
     "Tolerance",
+    "VariationalEM",
     "fit",
     "from_point",
 ]

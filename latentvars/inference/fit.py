@@ -331,6 +331,9 @@ class Fit:
             f"  {kind} {self.log_likelihood:.4f} nats ({self.log_likelihood / size:.6f} per row), "
             f"free parameters {self.free_parameters}, BIC {self.bic:.3f}",
         ]
+        notes = getattr(self.algorithm, "notes", None)
+        if notes is not None and self.state is not None:
+            lines += [f"  {note}" for note in notes(self.state)]
         if self.collapsed:
             lines.append(f"  collapsed onto a few rows: {', '.join(self.collapsed)}; the optimum is spurious")
         if self.optima is not None:

@@ -17,11 +17,27 @@ from torch import Tensor
 from latentvars.contract import Factor
 from latentvars.families import Arguments, MStep, Selection, Statistics, laws, without_wrappers
 from latentvars.inference.m_step_plan import Leaf, Plan, Rule, all_leaves
-from latentvars.program import Program, Restriction
+from latentvars.program import Expectation, Program, Restriction
+from latentvars.program.run import Run
 from latentvars.rows import Batch
 
-LBFGS_STEPS = 100
 EDGE = 60.0  # where a value on the edge of its support is put on the unconstrained scale
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How far L-BFGS goes in one M-step.
+
+    Attributes:
+        steps: most steps.
+        tolerance: relative gain of Q below which it ends.
+    """
+
+    steps: int
+    tolerance: float
+
+
+EXHAUSTIVE = Effort(steps=100, tolerance=1e-15)
 
 
 @dataclass(frozen=True)
@@ -29,11 +45,13 @@ class Retained:
     """A batch with the posterior weights of its factors, and their values: expected counts follow from the posterior.
 
     A value and its weights are those of one set of globals, whatever the globals are that the factor is scored at.
+    Continuous locals stand where a run of the guide drew them.
     """
 
     batch: Batch
     weights: Mapping[str, Tensor]
     values: Mapping[str, Tensor]
+    guide: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -68,14 +86,19 @@ class Expected:
 def expected(program: Program, plan: Plan, values: Mapping[str, Tensor], batch: Batch, *, with_prior: bool) -> Expected:
     """The E-step of a batch, reduced to what the M-step needs; the log prior is counted where it is asked for."""
     expectation = program.expectation(values, batch)
+    objective = float((expectation.score.rows * batch.weights).sum())
+    if with_prior:
+        objective += float(expectation.score.prior)
+    return reduced(plan, expectation, batch, objective)
+
+
+def reduced(plan: Plan, expectation: Expectation, batch: Batch, objective: float, guide: Run | None = None) -> Expected:
+    """What the M-step needs of an E-step whose share of the objective is known, nats."""
     found = all_leaves(expectation.factors)
     statistics = _statistics(plan, found)
     kept = {path: found[path].weights for path in plan.retained}
     held = {path: found[path].value for path in plan.retained}
-    objective = float((expectation.score.rows * batch.weights).sum())
-    if with_prior:
-        objective += float(expectation.score.prior)
-    return Expected(objective, statistics, (Retained(batch, kept, held),) if kept else ())
+    return Expected(objective, statistics, (Retained(batch, kept, held, guide),) if kept else ())
 
 
 def em_step(
@@ -95,13 +118,15 @@ def _statistics(plan: Plan, found: Mapping[str, Factor]) -> dict[str, Statistics
     return {leaf.name: leaf.statistics(found, plan.references[leaf.name]) for leaf in plan.leaves}
 
 
-def maximise(program: Program, plan: Plan, values: Mapping[str, Tensor], total: Expected) -> dict[str, Tensor]:
+def maximise(
+    program: Program, plan: Plan, values: Mapping[str, Tensor], total: Expected, effort: Effort = EXHAUSTIVE
+) -> dict[str, Tensor]:
     """One M-step: closed forms one global at a time, then L-BFGS on the rest together."""
     current = dict(values)
     for rule in plan.rules:
         if rule.leaf is not None:
             current[rule.name] = _closed(program, plan, rule, rule.leaf, current, total)
-    return _numeric(program, plan, current, total) if plan.numeric else current
+    return _numeric(program, plan, current, total, effort) if plan.numeric else current
 
 
 def lowering(program: Program, plan: Plan, values: Mapping[str, Tensor], total: Expected) -> list[str]:
@@ -181,7 +206,7 @@ def complete_objective(program: Program, plan: Plan, values: Mapping[str, Tensor
         statistics, reference = total.statistics[leaf.name], plan.references[leaf.name]
         objective = objective + leaf.family.log_likelihood(arguments, statistics, reference)
     for kept in total.retained:
-        sites = program.factor_distributions(values, kept.batch)
+        sites = program.factor_distributions(values, kept.batch, kept.guide)
         found = {path: fn for name, factor in sites.items() for path, fn in laws(name, factor)}
         for path, weights in kept.weights.items():
             log_prob = found[path].log_prob(kept.values[path])
@@ -212,7 +237,9 @@ def _arguments(
     return found
 
 
-def _numeric(program: Program, plan: Plan, current: dict[str, Tensor], total: Expected) -> dict[str, Tensor]:
+def _numeric(
+    program: Program, plan: Plan, current: dict[str, Tensor], total: Expected, effort: Effort
+) -> dict[str, Tensor]:
     """L-BFGS on Q + log prior over the globals without a closed form; a step that does not improve is not taken."""
     space = program.space.subset(plan.numeric)
 
@@ -228,7 +255,7 @@ def _numeric(program: Program, plan: Plan, current: dict[str, Tensor], total: Ex
     free = space.unconstrain({name: current[name] for name in space.names}).double()
     start = free.nan_to_num().clamp(-EDGE, EDGE).numpy()
     before, _ = negative(start)
-    options = {"maxiter": LBFGS_STEPS, "ftol": 1e-15, "gtol": 1e-9}
+    options = {"maxiter": effort.steps, "ftol": effort.tolerance, "gtol": 1e-9}
     found = minimize(negative, start, jac=True, method="L-BFGS-B", options=options)
     if not found.fun < before:
         return current

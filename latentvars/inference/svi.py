@@ -116,16 +116,10 @@ class SVI:
             check_at_least(name, getattr(self, name), least)
         if self.batch_size is not None:
             check_at_least("batch_size", self.batch_size, 1)
-        if not callable(self.optimizer):
-            raise SettingError(
-                given=f"optimizer={type(self.optimizer).__name__}(...)",
-                needed="a factory: it is called with the parameters, once for every run",
-                remedy="write optimizer=functools.partial(torch.optim.Adam, lr=0.01)",
-            )
+        check_optimizer(self.optimizer)
         if self.importance and self.particles < 2:
             raise SettingError("importance=True with one particle", "several draws", "write SVI(particles=10)")
-        if self.clip is not None and not self.clip > 0:
-            raise SettingError(f"clip={self.clip}", "a norm above 0", "write SVI(clip=10.0), or None for no limit")
+        check_clip(self.clip)
         if self.kl_weight < 0:
             raise SettingError(f"kl_weight={self.kl_weight}", "a weight of at least 0", "write SVI(kl_weight=1.0)")
 
@@ -171,13 +165,7 @@ class SVI:
                 needed="something to fit",
                 remedy="use lv.from_point(model, data, {}) to read its posterior",
             )
-        optimizer = self.optimizer(list(trained.values()))
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise SettingError(
-                given="optimizer=torch.optim.LBFGS, which asks for the objective several times a step",
-                needed="an optimiser that steps along one gradient: the objective is random",
-                remedy="use torch.optim.Adam, or lv.EM() for an exact maximum",
-            )
+        optimizer = built(self.optimizer, trained)
         schedule = self.schedule(optimizer) if self.schedule else None
         size = self.rows_per_batch(problem.rows) or len(problem.rows)
         updates = math.ceil(math.ceil(len(problem.rows) / size) / self.batches_per_step)
@@ -200,14 +188,8 @@ class SVI:
             NumericalError: a gradient that is not finite.
         """
         assert state.optimizer is not None
-        _check_gradients(state, total)
-        for parameter, gradient in zip(state.parameters.values(), total.gradients, strict=True):
-            parameter.grad = None if gradient is None else -gradient / total.rows
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(list(state.parameters.values()), self.clip)
-        state.optimizer.step()
-        if state.schedule is not None:
-            state.schedule.step()
+        check_gradients(state.program.space, state.parameters, total, state.updates)
+        ascend(state.parameters, state.optimizer, state.schedule, total, self.clip)
         state.updates += 1
         return state
 
@@ -242,6 +224,51 @@ class SVI:
         return self.kl_weight * min(1.0, done)
 
 
+def check_optimizer(optimizer: Optimizer) -> None:
+    """A factory, not an optimiser."""
+    if not callable(optimizer):
+        raise SettingError(
+            given=f"optimizer={type(optimizer).__name__}(...)",
+            needed="a factory: it is called with the parameters, once for every run",
+            remedy="write optimizer=functools.partial(torch.optim.Adam, lr=0.01)",
+        )
+
+
+def check_clip(clip: float | None) -> None:
+    """A norm above 0, or none."""
+    if clip is not None and not clip > 0:
+        raise SettingError(f"clip={clip}", "a norm above 0", "write clip=10.0, or None for no limit")
+
+
+def built(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser of a run."""
+    made = optimizer(list(parameters.values()))
+    if isinstance(made, torch.optim.LBFGS):
+        raise SettingError(
+            given="optimizer=torch.optim.LBFGS, which asks for the objective several times a step",
+            needed="an optimiser that steps along one gradient: the objective is random",
+            remedy="use torch.optim.Adam, or lv.EM() for an exact maximum",
+        )
+    return made
+
+
+def ascend(
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None,
+    total: Gradient,
+    clip: float | None,
+) -> None:
+    """One step of the optimiser along the gradient per row."""
+    for parameter, gradient in zip(parameters.values(), total.gradients, strict=True):
+        parameter.grad = None if gradient is None else -gradient / total.rows
+    if clip is not None:
+        nn.utils.clip_grad_norm_(list(parameters.values()), clip)
+    optimizer.step()
+    if schedule is not None:
+        schedule.step()
+
+
 def _check_interior(space: GlobalSpace, start: Mapping[str, Tensor]) -> None:
     for site in space.sites:
         if not bool(space.subset((site.name,)).unconstrain(start).isfinite().all()):
@@ -252,13 +279,12 @@ def _check_interior(space: GlobalSpace, start: Mapping[str, Tensor]) -> None:
             )
 
 
-def _check_gradients(state: SVIState, total: Gradient) -> None:
+def check_gradients(space: GlobalSpace, parameters: Iterable[str], total: Gradient, updates: int) -> None:
     """A step along a gradient that is not finite would spoil all that was learnt."""
-    for name, gradient in zip(state.parameters, total.gradients, strict=True):
+    for name, gradient in zip(parameters, total.gradients, strict=True):
         if gradient is not None and not bool(gradient.isfinite().all()):
             raise NumericalError(
-                given=f"the gradient of {_described(state.program.space, name, gradient)} is not finite at update "
-                f"{state.updates + 1}",
+                given=f"the gradient of {_described(space, name, gradient)} is not finite at update {updates + 1}",
                 needed="finite gradients",
                 remedy="set clip= or a smaller learning rate, start elsewhere (seed=, start=), or look for a square "
                 "root or logarithm at zero in the model",

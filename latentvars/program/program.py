@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from latentvars.errors import NumericalError
 from latentvars.program.globals import GlobalSpace
 from latentvars.program.labels import GiveLabels
 from latentvars.program.missing import IntegrateMissing, without_missing
-from latentvars.program.modules import model_modules, network_dtype
+from latentvars.program.modules import model_modules, model_parameters, network_dtype
 from latentvars.program.roles import Roles, check_observed, find_roles
 from latentvars.program.run import Run, Site, read
 from latentvars.program.scope import surroundings
@@ -38,12 +39,15 @@ class Bound:
             eq. 8) instead of their logarithms outside (ELBO).
         kl_weight: multiplies KL(q ‖ p) of the locals (β-VAE, Higgins et al. 2017; warm-up).
         analytic: use the closed form of KL(q ‖ p) where there is one.
+        path: differentiate log q along the draws alone, not in the parameters of q (Roeder, Wu & Duvenaud 2017): the
+            gradient of the ELBO stays unbiased, and has no noise where q is the posterior. Not with ``analytic``.
     """
 
     particles: int = 1
     importance: bool = False
     kl_weight: float = 1.0
     analytic: bool = True
+    path: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,10 +138,21 @@ class Program:
             combined = rows.mean(0)
         return Score(draws[0].prior, combined)
 
-    def expectation(self, values: Mapping[str, Tensor], batch: Batch, guide: Run | None = None) -> Expectation:
+    def expectation(
+        self,
+        values: Mapping[str, Tensor],
+        batch: Batch,
+        guide: Run | None = None,
+        weigh: Callable[[Tensor], Tensor] | None = None,
+    ) -> Expectation:
         """E-step: posterior weights are the gradient of Σ wₙ rows[n] with respect to zeros added to each log-factor.
 
-        Continuous locals, where there are any, stand where a run of the guide drew them.
+        Args:
+            values: constrained globals.
+            batch: B rows.
+            guide: a run of the guide, which says where continuous locals stand; ``rows[n]`` is their joint log density
+                with row n then.
+            weigh: ``rows`` → the weights ``[B]`` that stand in the place of the batch's.
         """
         with torch.no_grad():
             run = self.trace(values, batch, guide)
@@ -145,25 +160,32 @@ class Program:
         with torch.enable_grad():
             taps = {name: torch.zeros_like(value).requires_grad_() for name, value in log_probs.items()}
             rows = run.contract({name: log_probs[name] + tap for name, tap in taps.items()})
-            weights = torch.autograd.grad((rows * batch.weights).sum(), list(taps.values()))
+            counts = batch.weights if weigh is None else weigh(rows.detach())
+            weights = torch.autograd.grad((rows * counts).sum(), list(taps.values()))
         factors = {
             name: Factor(run.sites[name].fn, run.sites[name].value, run.sites[name].masked(weight))
             for name, weight in zip(taps, weights, strict=True)
         }
         return Expectation(Score(run.outside(self.dtype), rows.detach()), factors)
 
-    def factor_distributions(self, values: Mapping[str, Tensor], batch: Batch) -> dict[str, Factor]:
-        """The complete-data factors at ``values`` with unit weights, differentiable in ``values``."""
+    def factor_distributions(
+        self, values: Mapping[str, Tensor], batch: Batch, guide: Run | None = None
+    ) -> dict[str, Factor]:
+        """The complete-data factors at ``values`` with unit weights, differentiable in ``values``.
+
+        Continuous locals stand where a run of the guide drew them, any one where none is given.
+        """
         one = torch.ones((), dtype=self.dtype)
-        return {name: Factor(site.fn, site.value, one) for name, site in self.trace(values, batch).local.items()}
+        run = self.trace(values, batch, guide or self.guided(batch, 0))
+        return {name: Factor(site.fn, site.value, one) for name, site in run.local.items()}
 
     def prior(self, values: Mapping[str, Tensor]) -> Tensor:
         """Log density of the globals, scalar, nats."""
-        return self.trace(values, self.sketch).outside(self.dtype)
+        return self.trace(values, self.sketch, self.guided(self.sketch, 0)).outside(self.dtype)
 
     def global_sites(self, values: Mapping[str, Tensor]) -> dict[str, TorchDistribution]:
         """The priors of the globals at ``values``."""
-        run = self.trace(values, self.sketch)
+        run = self.trace(values, self.sketch, self.guided(self.sketch, 0))
         return {name: run.sites[name].fn for name in self.space.names}
 
     def prior_draw(self, seed: int) -> dict[str, Tensor]:
@@ -219,11 +241,10 @@ class Program:
         Raises:
             NumericalError: a covariance that is not positive definite.
         """
-        model = self._conditioned(values, batch)
-        if guide is not None:
-            model = poutine.replay(model, trace=guide.trace)
-        enumerated: Any = poutine.infer_config(model, self._enumeration)
+        enumerated: Any = poutine.infer_config(self._conditioned(values, batch), self._enumeration)
         enumerated = poutine.enum(enumerated, first_available_dim=-1 - self.roles.nesting)
+        if guide is not None:  # outside, so that enumeration sees which draws depend on discrete locals
+            enumerated = poutine.replay(enumerated, trace=guide.trace)
         try:
             with self._around():
                 return read(poutine.trace(enumerated).get_trace(batch))
@@ -252,6 +273,10 @@ class Program:
         with torch.no_grad():
             return self._guide_run(batch, seed) if self.roles.continuous else None
 
+    def guide_log_prob(self, guide: Run) -> Tensor:
+        """log q of the continuous locals that a run of the guide drew, ``[batch]``, nats."""
+        return guide.contract({name: guide.sites[name].log_prob() for name in self.roles.continuous})
+
     def _guide_run(self, batch: Batch, seed: int | None = None) -> Run:
         guide: Any = self.model.guide  # type: ignore[attr-defined]
         if seed is not None:
@@ -276,8 +301,16 @@ class Program:
                 log_probs[name] = bound.kl_weight * run.sites[name].log_prob()
                 divergence = guide.sites[name].log_prob()
             divergences[name] = divergence
+        if bound.path:
+            divergences = self._path_log_probs(batch, guide)
         rows = run.contract(log_probs) - bound.kl_weight * guide.contract(divergences)
         return Score(run.outside(self.dtype), rows)
+
+    def _path_log_probs(self, batch: Batch, guide: Run) -> dict[str, Tensor]:
+        """log q of each continuous local, differentiable in the draws but not in the weights of the networks."""
+        with held(list(model_parameters(self.model).values())), self._around():
+            again = read(poutine.trace(poutine.replay(self.model.guide, trace=guide.trace)).get_trace(batch))  # type: ignore[attr-defined]
+            return {name: again.sites[name].log_prob() for name in self.roles.continuous}
 
     def _discrete_beliefs(self, run: Run) -> dict[str, TorchDistribution]:
         """Marginal posteriors of the enumerated locals, by the gradient of the row scores."""
@@ -289,6 +322,18 @@ class Program:
             rows = run.contract({name: v + taps[name] if name in taps else v for name, v in log_probs.items()})
             weights = torch.autograd.grad(rows.sum(), list(taps.values()))
         return {name: Categorical(probs=run.marginal(name, weight)) for name, weight in zip(taps, weights, strict=True)}
+
+
+@contextmanager
+def held(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Weights as constants: what is computed inside has no gradient in them."""
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def sketch_batch(rows: Rows, size: int, steps: int, dtype: torch.dtype) -> Batch:

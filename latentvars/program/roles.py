@@ -193,7 +193,8 @@ def _guide_nesting(
             raise ModelError(
                 given=f"the continuous locals {list(continuous)} have no guide",
                 needed="q(z | x) for every continuous local",
-                remedy="add a method guide(rows) that samples them inside `with rows.plate():`",
+                remedy="add a method guide(rows) that samples them inside `with rows.plate():`, and fit with "
+                "lv.VariationalEM(), lv.MonteCarloEM() or lv.SVI()",
             )
         return 1
     run = _quiet_run(guide, batch, dtype)
