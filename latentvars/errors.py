@@ -3,6 +3,8 @@
 A message says what was given, what is needed, and what to do about it.
 """
 
+from typing import Any
+
 
 class LatentVarsError(Exception):
     """Root of all errors that latentvars raises on purpose.
@@ -11,7 +13,14 @@ class LatentVarsError(Exception):
         given: what was found, with its numbers and names.
         needed: what would have been right.
         remedy: what to change, as an imperative sentence.
+
+    Attributes:
+        fit: where a run was broken off, the fit before the pass that failed (a :class:`latentvars.Fit` with status
+            ``FAILED``), which can be read, saved and resumed; None where there is none. Errors that are not ours get
+            the same attribute when they break a run off.
     """
+
+    fit: Any = None
 
     def __init__(self, given: str, needed: str = "", remedy: str = "") -> None:
         # Pyro's trace handler and pickle rebuild an error from its message alone

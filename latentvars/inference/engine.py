@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from types import FrameType
@@ -21,6 +21,7 @@ from latentvars.errors import NumericalError
 from latentvars.inference.algorithm import Algorithm
 from latentvars.inference.backend import Backend, Local
 from latentvars.inference.fit import Fit
+from latentvars.inference.keeping import Checkpoint, Checkpoints, attach
 from latentvars.inference.optima import Optima
 from latentvars.inference.stopping import Status
 from latentvars.program import Program, model_modules
@@ -58,13 +59,30 @@ class Run:
         )
 
     def go(self, progress: bool | None) -> Run:
-        """Passes over the data until a rule says stop."""
+        """Passes over the data until a rule says stop.
+
+        Raises:
+            NumericalError: something became non-finite; like every error in a run, with the fit so far as ``fit``.
+        """
         began = time.monotonic()
+        checkpoints = Checkpoints(self.program)
+        try:
+            self._passes(progress, began, checkpoints)
+        except Exception as error:
+            _train(self.program, False)
+            self.seconds = time.monotonic() - began
+            attach(error, checkpoints.best(self._before))
+            raise
+        self.seconds = time.monotonic() - began
+        return self
+
+    def _passes(self, progress: bool | None, began: float, checkpoints: Checkpoints) -> None:
         weight = float(self.rows.weights.sum())
         _train(self.program, True)
         hidden = None if progress is None else not progress
         with Interruption() as interrupted, tqdm(total=self._passes_left(), disable=hidden, unit="pass") as bar:
             for epoch in range(len(self.history), self.algorithm.passes):
+                checkpoints.add(self.state, len(self.history))
                 objective = self._pass(epoch, interrupted)
                 if objective is not None:
                     self.history.append(objective / weight)
@@ -78,8 +96,11 @@ class Run:
                     self.status = ended
                     break
         _train(self.program, False)
-        self.seconds = time.monotonic() - began
-        return self
+
+    def _before(self, kept: Checkpoint) -> Fit:
+        """The fit of this run before a pass that failed."""
+        history = self.history[: kept.passes]
+        return replace(self, state=kept.state, history=history, status=Status.FAILED).finished(None)
 
     def _passes_left(self) -> int:
         return max(0, self.algorithm.passes - len(self.history))

@@ -63,7 +63,11 @@ def fit(
         ModelError: a model that breaks the contract.
         SupportError: a site that the algorithm cannot handle, or of which single entries cannot be fixed or tied.
         SettingError: values in ``fixed`` or ``tied`` that cannot be.
-        NumericalError: a non-finite objective, with the site and the batch.
+        NumericalError: a non-finite objective, with the site and the batch; an M-step that fails; a fall of EM's
+            objective.
+
+        An error that breaks a run off has the fit before it as ``error.fit``, with status ``FAILED``: it can be read,
+        saved and resumed.
     """
     algorithm = algorithm if algorithm is not None else EM()
     _check_kinds(algorithm, start, resume)

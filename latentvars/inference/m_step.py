@@ -15,12 +15,14 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from latentvars.contract import Factor
+from latentvars.errors import NumericalError
 from latentvars.families import Arguments, MStep, Selection, Statistics, laws, without_wrappers
 from latentvars.inference.m_step_plan import Leaf, Plan, Rule, all_leaves
-from latentvars.program import Expectation, Program, Restriction
+from latentvars.program import Expectation, GlobalSpace, Program, Restriction
 from latentvars.program.run import Run
 from latentvars.rows import Batch
 
+STUCK = 1e-3  # slope relative to Q at which L-BFGS must find a way up
 EDGE = 60.0  # where a value on the edge of its support is put on the unconstrained scale
 
 
@@ -254,11 +256,49 @@ def _numeric(
 
     free = space.unconstrain({name: current[name] for name in space.names}).double()
     start = free.nan_to_num().clamp(-EDGE, EDGE).numpy()
-    before, _ = negative(start)
+    before, slope = negative(start)
+    _check_slope(space, before, slope)
     options = {"maxiter": effort.steps, "ftol": effort.tolerance, "gtol": 1e-9}
     found = minimize(negative, start, jac=True, method="L-BFGS-B", options=options)
     if not found.fun < before:
+        if np.abs(slope).max() > STUCK * max(1.0, abs(before)) and np.abs(start).max() < EDGE:
+            raise _stuck(space, before, slope, str(found.message))
         return current
     values, _ = space.constrain(torch.tensor(found.x, dtype=program.dtype))
     # storage of their own: parts of one vector lie at odd addresses, on which the last bit of a product can depend
     return {**current, **{name: value.clone() for name, value in values.items()}}
+
+
+def _check_slope(space: GlobalSpace, value: float, slope: np.ndarray) -> None:
+    """Q has a finite value and slope where L-BFGS begins.
+
+    Raises:
+        NumericalError: with the globals.
+    """
+    broken = _at(space, ~np.isfinite(slope))
+    if np.isfinite(value) and not broken:
+        return
+    raise NumericalError(
+        given=f"an M-step by L-BFGS in which Q is {-value:.6g} nats"
+        + (f" and its derivatives with respect to {broken} are not finite" if broken else f", of {list(space.names)}"),
+        needed="a finite Q with finite derivatives at the current globals",
+        remedy="keep these globals away from where their density has no derivative (a prior, or start=), "
+        "or write the density without roots and quotients that vanish there",
+    )
+
+
+def _stuck(space: GlobalSpace, value: float, slope: np.ndarray, message: str) -> NumericalError:
+    steep = _at(space, np.abs(slope) >= 0.1 * np.abs(slope).max())
+    return NumericalError(
+        given=f"an M-step in which L-BFGS found no step up from Q = {-value:.6g} nats, although its largest derivative "
+        f"is {np.abs(slope).max():.3g}, with respect to {steep} ({message})",
+        needed="a density whose derivatives are those of its values",
+        remedy="remove detach(), rounding and draws from the model, and check own distributions with "
+        "torch.autograd.gradcheck",
+    )
+
+
+def _at(space: GlobalSpace, chosen: np.ndarray) -> list[str]:
+    """The globals to which some chosen unconstrained number belongs."""
+    parts = np.split(chosen, np.cumsum([site.free for site in space.sites])[:-1])
+    return [site.name for site, part in zip(space.sites, parts, strict=True) if part.any()]

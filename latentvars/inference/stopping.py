@@ -20,6 +20,7 @@ class Status(Enum):
     LIMIT = "stopped at the limit of passes before it converged"
     TIME = "stopped at the time limit before it converged"
     INTERRUPTED = "interrupted: this is the fit so far"
+    FAILED = "broken off by an error: this is the fit before it"
     GIVEN = "made from given parameters, not fitted"
 
     @property
