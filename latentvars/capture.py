@@ -37,6 +37,8 @@ def capture(function: Callable[..., Any], *examples: Any, dtype: torch.dtype) ->
         name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
         if name in VIEWS:  # under vmap memory lies in another order, of which a view need not exist
             node.target = torch.ops.aten.reshape.default
+        if node.target is torch.ops.aten.scatter_.value and len(node.args[0].users) == 1:  # type: ignore[union-attr]
+            node.target = torch.ops.aten.scatter.value  # vmap knows the one that leaves its argument alone
         if name not in DROPPED:
             continue
         if node.users:

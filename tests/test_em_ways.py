@@ -86,30 +86,6 @@ class StudentMixture:
             pyro.sample("x", dist.StudentT(4.0, loc[z], 1.0), obs=rows.x)
 
 
-class Separated:
-    """Eight groups on a line, started from the prior: one start seldom finds them all."""
-
-    def model(self, rows: lv.Batch) -> None:
-        with pyro.plate("components", 8):
-            loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
-        with rows.plate():
-            z = pyro.sample("z", dist.Categorical(torch.full((8,), 0.125)))
-            pyro.sample("x", dist.Normal(loc[z], 0.5), obs=rows.x)
-
-
-def test_twenty_starts_succeed_where_one_mostly_fails() -> None:
-    generator = np.random.default_rng(2)
-    x = (generator.normal(scale=0.5, size=(8, 8)) + np.arange(-14, 18, 4)[:, None]).ravel()
-    best = lv.fit(Separated(), x, start={"loc": np.arange(-14.0, 18.0, 4.0)}).log_likelihood
-    many = lv.fit(Separated(), x, lv.EM(restarts=20))
-    assert many.optima is not None
-    assert many.log_likelihood == pytest.approx(best, abs=1e-3)
-    assert many.optima.replicated < 10
-    assert f"found {many.optima.replicated} of 20 times" in str(many)
-    failure = 1 - many.optima.replicated / 20
-    assert failure**20 < 0.01
-
-
 def test_starts_run_together_end_where_they_end_alone() -> None:
     x = load_iris().data
     model = lv.models.GaussianMixture(3, covariance="diag")

@@ -45,6 +45,30 @@ class GlobalGuide(nn.Module, ABC):
         """The median of q, constrained."""
 
 
+class FromNoise(GlobalGuide, ABC):
+    """A guide that is a differentiable function of its parameters and of standard normal noise alone.
+
+    It can be mapped over many sets of parameters with ``torch.func``.
+
+    Attributes:
+        noise: shapes of the noise of one draw, in the order in which it is drawn.
+    """
+
+    noise: tuple[tuple[int, ...], ...]
+
+    @abstractmethod
+    def forward(self, *noise: Tensor) -> GlobalDraw:
+        """The draw that this noise makes."""
+
+    def draw(self) -> GlobalDraw:
+        return self(*self.drawn_noise())
+
+    def drawn_noise(self) -> list[Tensor]:
+        """Noise from torch's current generator."""
+        dtype = next(self.parameters()).dtype
+        return [torch.randn(shape, dtype=dtype) for shape in self.noise]
+
+
 class Guide(Protocol):
     """Hyper-parameters of a guide for the globals."""
 
@@ -132,7 +156,7 @@ def _check_scale(scale: float) -> None:
         raise SettingError(f"scale={scale}", "a positive initial standard deviation", "write scale=0.1")
 
 
-class NormalGuide(GlobalGuide):
+class NormalGuide(FromNoise):
     """loc + exp(log_scale) · ε (+ factor · η): mean field, or low rank plus diagonal."""
 
     def __init__(
@@ -146,27 +170,27 @@ class NormalGuide(GlobalGuide):
         size = loc.shape[0]
         spread = torch.linspace(-1, 1, size * rank, dtype=dtype).sin() if rank else torch.zeros(0, dtype=dtype)
         self.factor = nn.Parameter(0.1 * diagonal * spread.reshape(size, rank))
+        self.noise = ((rank,), (size,)) if rank else ((size,),)
 
-    def _distribution(self) -> torch.distributions.Distribution:
+    def forward(self, *noise: Tensor) -> GlobalDraw:
         scale = self.log_scale.exp()
+        free = self.loc + scale * noise[-1]
         if self.rank:
-            return torch.distributions.LowRankMultivariateNormal(
+            free = free + self.factor @ noise[0]
+            q: Any = torch.distributions.LowRankMultivariateNormal(
                 self.loc, self.factor, scale.square(), validate_args=False
             )
-        normal = torch.distributions.Normal(self.loc, scale, validate_args=False)
-        return torch.distributions.Independent(normal, 1, validate_args=False)
-
-    def draw(self) -> GlobalDraw:
-        q = self._distribution()
-        free = q.rsample()
+            log_q = q.log_prob(free)
+        else:
+            log_q = torch.distributions.Normal(self.loc, scale, validate_args=False).log_prob(free).sum()
         values, log_jacobian = self.space.constrain(free)
-        return GlobalDraw(values, q.log_prob(free) - log_jacobian)
+        return GlobalDraw(values, log_q - log_jacobian)
 
     def point(self) -> dict[str, Tensor]:
         return self.space.constrain(self.loc.detach())[0]
 
 
-class TriangularGuide(GlobalGuide):
+class TriangularGuide(FromNoise):
     """loc + L ε with a lower-triangular L."""
 
     def __init__(self, space: GlobalSpace, start: Mapping[str, Tensor], dtype: torch.dtype, *, diagonal: float) -> None:
@@ -176,27 +200,29 @@ class TriangularGuide(GlobalGuide):
         self.loc = nn.Parameter(loc.clone())
         self.log_scale = nn.Parameter(torch.full_like(loc, math.log(diagonal)))
         self.below = nn.Parameter(torch.zeros(loc.shape[0], loc.shape[0], dtype=dtype))
+        self.noise = (tuple(loc.shape),)
 
-    def draw(self) -> GlobalDraw:
+    def forward(self, *noise: Tensor) -> GlobalDraw:
         factor = torch.diag_embed(self.log_scale.exp()) + self.below.tril(-1)
-        noise = torch.randn_like(self.loc)
-        values, log_jacobian = self.space.constrain(self.loc + factor @ noise)
-        log_q = -0.5 * (noise.square() + LOG_TWO_PI).sum() - self.log_scale.sum()
+        values, log_jacobian = self.space.constrain(self.loc + factor @ noise[0])
+        log_q = -0.5 * (noise[0].square() + LOG_TWO_PI).sum() - self.log_scale.sum()
         return GlobalDraw(values, log_q - log_jacobian)
 
     def point(self) -> dict[str, Tensor]:
         return self.space.constrain(self.loc.detach())[0]
 
 
-class PointGuide(GlobalGuide):
+class PointGuide(FromNoise):
     """A point mass."""
+
+    noise = ()
 
     def __init__(self, space: GlobalSpace, start: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         super().__init__()
         self.space = space
         self.loc = nn.Parameter(space.unconstrain(start).to(dtype).clone())
 
-    def draw(self) -> GlobalDraw:
+    def forward(self, *noise: Tensor) -> GlobalDraw:
         return GlobalDraw(self.space.constrain(self.loc)[0], self.loc.new_zeros(()))
 
     def point(self) -> dict[str, Tensor]:

@@ -89,13 +89,13 @@ def _starting_points(
 def _screened(
     algorithm: Algorithm, problem: Problem, starts: list[dict[str, Tensor]]
 ) -> Sequence[Screened] | OneByOne | None:
-    """Short runs of all starts; one by one where the first of them fails while a step is recorded."""
+    """Short runs of all starts; one by one where one of them fails before it has begun."""
     try:
         return algorithm.screen(problem, starts)
     except SupportError:
         raise
-    except FAILURES:
-        return OneByOne("a step could not be recorded at the first start")
+    except FAILURES as error:
+        return OneByOne(f"together they could not begin ({str(error).splitlines()[0]})")
 
 
 class _LongRuns:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from latentvars.errors import ModelError, NumericalError, SettingError, SupportError
-from latentvars.inference.algorithm import Problem
+from latentvars.inference.algorithm import OneByOne, Problem, Screened
 from latentvars.inference.guides import Delta, GlobalGuide, Guide, MeanField
 from latentvars.inference.posteriors import PointMass, Variational
 from latentvars.inference.settings import check_at_least
 from latentvars.inference.stopping import Plateau, Status, StopRule
+from latentvars.inference.svi_screening import ShortRuns, screen
 from latentvars.program import Bound, GlobalSpace, Program, model_parameters
 from latentvars.randomness import derive, seeded
 from latentvars.rows import Batch, Rows
@@ -22,6 +23,7 @@ from latentvars.rows import Batch, Rows
 FULL_BATCH_ROWS = 1_024
 BATCH_ROWS = 256
 LAST_PASSES = 50
+SHORT_RUN = 500
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Schedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -143,8 +145,18 @@ class SVI:
         last = torch.tensor(history[-LAST_PASSES:], dtype=torch.float64)
         return float(last.mean()), max(1e-3, 2 * float(last.std(correction=0)))
 
-    def screen(self, problem: Problem, starts: Sequence[Mapping[str, Tensor]]) -> None:
-        """Every start runs by itself."""
+    def screen(self, problem: Problem, starts: Sequence[Mapping[str, Tensor]]) -> list[Screened] | OneByOne:
+        """Up to 500 passes of all starts together, where the model and the optimiser can be mapped over them."""
+        states = [self.init(replace(problem, start=start)) for start in starts]
+        short = ShortRuns(
+            passes=min(SHORT_RUN, self.passes),
+            draws=1 if self.importance else self.particles,
+            clip=self.clip,
+            ended=self.stop,
+            reached=self.reached,
+        )
+        seeds = [problem.seed if k == 0 else derive(problem.seed, 10, k) for k in range(len(starts))]
+        return screen(problem, [state.guide for state in states], seeds, self.optimizer, self.schedule, short)
 
     def init(self, problem: Problem) -> SVIState:
         """Build the guide at the start values, and the optimiser.
