@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from numpy.polynomial.hermite_e import hermegauss
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -201,6 +202,11 @@ NODES, WEIGHTS = hermegauss(80)
 LOG_WEIGHTS = np.log(WEIGHTS / WEIGHTS.sum())
 
 
+def log_sum(terms: np.ndarray) -> np.ndarray:
+    """log Σ exp along the last axis."""
+    return np.logaddexp.reduce(terms, axis=-1)
+
+
 def of_effects(rows: lv.Rows, mu: float, tau: float) -> np.ndarray:
     variance = tau**2 + rows.columns["known"].numpy() ** 2
     return -0.5 * (np.log(2 * np.pi * variance) + (rows.columns["x"].numpy() - mu) ** 2 / variance)
@@ -213,20 +219,20 @@ def of_intercepts(rows: lv.Rows, beta: np.ndarray, tau: float) -> np.ndarray:
     logits = (beta[0] + beta[1] * t)[:, None] + tau * NODES
     steps = y[:, None] * logits - np.logaddexp(0, logits)
     ends = np.concatenate([[0], np.cumsum(lengths)])
-    groups = np.stack([steps[i:j].sum(0) for i, j in zip(ends[:-1], ends[1:], strict=True)])
-    return logsumexp(groups + LOG_WEIGHTS, axis=1)
+    groups = np.stack([steps[i:j].sum(0) for i, j in itertools.pairwise(ends)])
+    return log_sum(groups + LOG_WEIGHTS)
 
 
 def of_counts(x: np.ndarray, mu: float, sigma: float) -> np.ndarray:
     """Gauss–Hermite quadrature."""
     z = mu + sigma * NODES
-    return logsumexp(x[:, None] * z - np.exp(z) - gammaln(x + 1)[:, None] + LOG_WEIGHTS, axis=1)
+    return log_sum(x[:, None] * z - np.exp(z) - gammaln(x + 1)[:, None] + LOG_WEIGHTS)
 
 
 def of_blurred(x: np.ndarray, weights: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
     variance = scale**2 + 0.25
     normal = -0.5 * (np.log(2 * np.pi * variance) + (x[:, None] - loc) ** 2 / variance)
-    return logsumexp(np.log(weights) + normal, axis=1)
+    return log_sum(np.log(weights) + normal)
 
 
 def best_pca(x: np.ndarray) -> tuple[np.ndarray, float]:

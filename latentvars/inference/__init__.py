@@ -4,7 +4,7 @@ from latentvars.inference.em import EM
 from latentvars.inference.fit import Fit
 from latentvars.inference.fitter import Fitter
 from latentvars.inference.fitting import fit, from_point
-from latentvars.inference.guided import GuideSteps
+from latentvars.inference.guide_steps import GuideSteps
 from latentvars.inference.guides import Custom, Delta, FullRank, LowRank, MeanField
 from latentvars.inference.monte_carlo_em import MonteCarloEM
 from latentvars.inference.online_em import OnlineEM

@@ -1,16 +1,15 @@
 """EM whose continuous locals are drawn by the model's guide: steps of the guide, draws for the E-step, the M-step.
 
 What :class:`latentvars.VariationalEM` and :class:`latentvars.MonteCarloEM` have in common. They differ in how draws are
-weighed (:data:`Weigh`).
+weighed, and in the bound that the guide is trained on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,74 +17,19 @@ from torch import Tensor, nn
 from latentvars.errors import SettingError, SupportError
 from latentvars.inference.algorithm import Problem
 from latentvars.inference.em import check_finite, plan_of
-from latentvars.inference.m_step import Effort, Expected, maximise, reduced
+from latentvars.inference.guide_steps import GuideSteps, evaluating, guide_gradient
+from latentvars.inference.m_step import Effort, Expected, maximise
 from latentvars.inference.m_step_plan import Plan
 from latentvars.inference.settings import check_at_least, check_share
 from latentvars.inference.stopping import Status, StopRule
-from latentvars.inference.svi import (
-    BATCH_ROWS,
-    FULL_BATCH_ROWS,
-    Gradient,
-    Optimizer,
-    Schedule,
-    adam,
-    ascend,
-    built,
-    check_clip,
-    check_gradients,
-    check_optimizer,
-)
-from latentvars.program import Bound, Program, model_modules, model_parameters
+from latentvars.inference.svi import BATCH_ROWS, FULL_BATCH_ROWS, Gradient, ascend, built, check_gradients
+from latentvars.inference.weighed_draws import Draws, Weigh, expected_by_draws
+from latentvars.program import Bound, Program, model_parameters
 from latentvars.randomness import derive
 from latentvars.rows import Batch, Rows
 
-DRAWN_AT_ONCE = 100_000  # rows times draws in one run of the model
 WINDOW = 10  # M-steps over which a drift of the globals is told from noise
 ENOUGH = Effort(steps=25, tolerance=1e-8)  # of one M-step: more than that its draws do not say
-
-
-class Weighed(NamedTuple):
-    """Draws of some rows.
-
-    Attributes:
-        rows: ``[B]`` estimate of, or bound on, the log marginal of each row, nats.
-        shares: ``[B, draws]``, which add up to 1 on each row.
-    """
-
-    rows: Tensor
-    shares: Tensor
-
-
-Weigh = Callable[[Tensor], Weighed]
-"""From log p(x, z) − log q(z | x) of draws ``[B, draws]``."""
-
-
-@dataclass(frozen=True)
-class GuideSteps:
-    """How the guide, and every other network of the model, is trained between M-steps: by gradients, globals held.
-
-    Attributes:
-        passes: passes over the data between one M-step and the next.
-        warmup: passes before the first M-step, which a guide that knows nothing yet would lead astray.
-        optimizer: a torch factory, parameters → optimiser.
-        schedule: a torch factory, optimiser → learning-rate schedule, stepped after each update.
-        particles: draws per row and update.
-        clip: largest norm of the gradient per row; None: no limit.
-    """
-
-    passes: int = 10
-    warmup: int = 200
-    optimizer: Optimizer = adam
-    schedule: Schedule | None = None
-    particles: int = 5
-    clip: float | None = None
-
-    def __post_init__(self) -> None:
-        check_at_least("passes", self.passes, 0)
-        check_at_least("warmup", self.warmup, 0)
-        check_at_least("particles", self.particles, 1)
-        check_optimizer(self.optimizer)
-        check_clip(self.clip)
 
 
 @dataclass
@@ -154,28 +98,6 @@ class Share:
             None if self.expected is None or other.expected is None else self.expected + other.expected,
             None if self.effective is None or other.effective is None else torch.cat([self.effective, other.effective]),
         )
-
-
-@dataclass(frozen=True)
-class Draws:
-    """How many draws of each row an E-step takes: ``first · growthᵗ`` after t M-steps, at most ``most``.
-
-    What the draws add to the error of the globals falls with the square root of their number.
-    """
-
-    first: int
-    growth: float
-    most: int
-
-    def __post_init__(self) -> None:
-        check_at_least("draws", self.first, 2)
-        check_at_least("most_draws", self.most, self.first)
-        if not 1 <= self.growth < math.inf:
-            raise SettingError(f"growth={self.growth}", "a factor of at least 1", "write growth=1.1")
-
-    def after(self, m_steps: int) -> int:
-        steps = math.log(self.most / self.first) / math.log(self.growth) if self.growth > 1 else math.inf
-        return self.most if m_steps >= steps else math.ceil(self.first * self.growth**m_steps)
 
 
 class Settings(Protocol):
@@ -265,9 +187,11 @@ def start(problem: Problem, steps: GuideSteps, floor: float, name: str) -> Guide
 def share(state: GuidedState, batch: Batch, steps: GuideSteps, bound: Bound, weigh: Weigh, draws: int) -> Share:
     """The contribution of a batch to the pass that is under way."""
     if state.waiting:
-        gradient = _gradient(state, batch, steps.particles, bound)
+        seed = derive(state.seed, 40, state.updates)
+        gradient = guide_gradient(state.program, state.values, state.parameters, batch, steps.particles, bound, seed)
         return Share(gradient.objective, batch.index, gradient=gradient)
-    found, effective = gathered(state, batch, draws, weigh)
+    seed = derive(state.seed, 41, state.updates)
+    found, effective = expected_by_draws(state.program, state.plan, state.values, batch, draws, weigh, seed)
     return Share(found.objective, batch.index, expected=found, effective=effective)
 
 
@@ -333,78 +257,7 @@ def of_e_steps(history: Sequence[float], period: int) -> list[float]:
     return list(history[::-1][::period][::-1])
 
 
-def expanded(batch: Batch, draws: int) -> Batch:
-    """Every row ``draws`` times, one after the other."""
-    return batch.select(torch.arange(len(batch)).repeat_interleave(draws))
-
-
-def gathered(state: GuidedState, batch: Batch, draws: int, weigh: Weigh) -> tuple[Expected, Tensor]:
-    """The E-step of a batch: expected statistics over weighed draws of the continuous locals, discrete ones exact.
-
-    Returns:
-        What the M-step needs, and the effective sample size of each row's draws as a share of their number.
-    """
-    parts, effective = [], []
-    with evaluating(state.program):
-        for number, at in enumerate(torch.arange(len(batch)).split(max(1, DRAWN_AT_ONCE // draws))):
-            part = batch.select(at)
-            found, shares = _drawn(state, part, draws, weigh, derive(state.seed, 41, state.updates, number))
-            parts.append(found)
-            effective.append(1 / (draws * shares.double().square().sum(1)))
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total, torch.cat(effective)
-
-
-def _drawn(state: GuidedState, batch: Batch, draws: int, weigh: Weigh, seed: int) -> tuple[Expected, Tensor]:
-    program, copies = state.program, expanded(batch, draws)
-    with torch.no_grad():
-        guide = program.guided(copies, seed)
-        assert guide is not None
-        log_q = program.guide_log_prob(guide)
-    kept: list[Weighed] = []
-
-    def weights(log_joint: Tensor) -> Tensor:
-        kept.append(weigh((log_joint - log_q).reshape(len(batch), draws)))
-        return (batch.weights[:, None] * kept[0].shares).reshape(-1)
-
-    expectation = program.expectation(state.values, copies, guide, weights)
-    of_prior = float(expectation.score.prior) * len(batch) / len(state.seen)
-    objective = float((kept[0].rows * batch.weights).sum()) + of_prior
-    return reduced(state.plan, expectation, copies, objective, guide), kept[0].shares
-
-
-def _gradient(state: GuidedState, batch: Batch, particles: int, bound: Bound) -> Gradient:
-    """Objective and gradient in the weights of the networks, the globals held."""
-    seed = derive(state.seed, 40, state.updates)
-    score = state.program.score(state.values, expanded(batch, particles), seed, replace(bound, importance=False))
-    rows = score.rows.reshape(len(batch), particles)
-    value = rows.logsumexp(1) - torch.log(torch.tensor(float(particles))) if bound.importance else rows.mean(1)
-    objective = (batch.weights * value).sum()
-    parameters = list(state.parameters.values())
-    gradients: tuple[Tensor | None, ...] = (None,) * len(parameters)
-    if objective.requires_grad:
-        gradients = torch.autograd.grad(objective, parameters, allow_unused=True)
-    of_prior = float(score.prior) * len(batch) / len(state.seen)
-    return Gradient(float(objective.detach()) + of_prior, gradients, len(batch))
-
-
 def _step(state: GuidedState, gradient: Gradient, steps: GuideSteps) -> None:
     assert state.optimizer is not None
     check_gradients(state.program.space, state.parameters, gradient, state.updates - 1)
     ascend(state.parameters, state.optimizer, state.schedule, gradient, steps.clip)
-
-
-@contextmanager
-def evaluating(program: Program) -> Iterator[None]:
-    """Networks as they are read out: no dropout, batch normalisation by its running averages."""
-    parts = [part for module in model_modules(program.model).values() for part in module.modules()]
-    modes = [part.training for part in parts]
-    try:
-        for part in parts:
-            part.training = False
-        yield
-    finally:
-        for part, mode in zip(parts, modes, strict=True):
-            part.training = mode

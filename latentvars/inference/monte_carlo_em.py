@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,29 +10,19 @@ import torch
 from torch import Tensor
 
 from latentvars.inference.algorithm import Problem
-from latentvars.inference.guided import (
-    Draws,
-    GuidedState,
-    GuideSteps,
-    Share,
-    Weighed,
-    advance,
-    check_guided,
-    ended,
-    guided_batch,
-    share,
-    start,
-)
+from latentvars.inference.guide_steps import GuideSteps
+from latentvars.inference.guided import GuidedState, Share, advance, check_guided, ended, guided_batch, share, start
 from latentvars.inference.m_step import collapsed
 from latentvars.inference.posteriors import PointMass
 from latentvars.inference.stopping import Plateau, Status, StopRule
+from latentvars.inference.weighed_draws import Draws, by_importance
 from latentvars.program import Bound
 from latentvars.rows import Batch, Rows
 
 LAST = 10
 BOUND = Bound(analytic=False, importance=True)
 FEWEST = 5  # effective draws of a row below which its weights have degenerated
-GRACE = 10  # M-steps in which a guide that is trained may come near the posterior
+GRACE = 10  # M-steps in which the guide may come near the posterior, or the draws become more
 
 
 @dataclass(frozen=True)
@@ -128,7 +117,8 @@ class MonteCarloEM:
             NumericalError: a gradient or a global that is not finite.
         """
         after = advance(state, total, self.guide_steps)
-        if after.rested and not after.warned and after.m_steps >= (GRACE if after.parameters else 1):
+        grown = not after.parameters and self.growing.after(after.m_steps) == self.growing.after(after.m_steps - 1)
+        if after.rested and not after.warned and (after.m_steps >= GRACE or grown):
             return replace(after, warned=self._warned(after))
         return after
 
@@ -163,9 +153,3 @@ class MonteCarloEM:
                 stacklevel=2,
             )
         return poor > 0
-
-
-def by_importance(log_ratios: Tensor) -> Weighed:
-    """Self-normalised importance weights: a bound on the log marginal that is tight for many draws."""
-    draws = log_ratios.shape[1]
-    return Weighed(log_ratios.logsumexp(1) - math.log(draws), log_ratios.softmax(1))

@@ -9,22 +9,12 @@ import torch
 from torch import Tensor
 
 from latentvars.inference.algorithm import Problem
-from latentvars.inference.guided import (
-    Draws,
-    GuidedState,
-    GuideSteps,
-    Share,
-    Weighed,
-    advance,
-    check_guided,
-    ended,
-    guided_batch,
-    share,
-    start,
-)
+from latentvars.inference.guide_steps import GuideSteps
+from latentvars.inference.guided import GuidedState, Share, advance, check_guided, ended, guided_batch, share, start
 from latentvars.inference.m_step import collapsed
 from latentvars.inference.posteriors import PointMass
 from latentvars.inference.stopping import Plateau, Status, StopRule
+from latentvars.inference.weighed_draws import Draws, average
 from latentvars.program import Bound
 from latentvars.rows import Batch, Rows
 
@@ -130,8 +120,3 @@ class VariationalEM:
 
     def posterior(self, state: GuidedState) -> PointMass:
         return PointMass(dict(state.values))
-
-
-def average(log_ratios: Tensor) -> Weighed:
-    """All draws count alike: the ELBO."""
-    return Weighed(log_ratios.mean(1), torch.full_like(log_ratios, 1 / log_ratios.shape[1]))
