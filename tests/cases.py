@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import guided_models
 import numpy as np
 import pyro.distributions as dist
 import pytest
@@ -296,6 +297,14 @@ CASES: dict[str, Case] = {
         lambda: user_models.FactorAnalysis(3, 2),
         lambda: lv.Rows(factors()),
         "continuous local with an amortised guide, globals too",
+        exact=False,
+        em=False,
+        user=True,
+    ),
+    "user-blurred": Case(
+        guided_models.BlurredMixture,
+        lambda: lv.Rows(guided_models.blurred(40)),
+        "continuous local that depends on an enumerated one",
         exact=False,
         em=False,
         user=True,

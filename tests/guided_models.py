@@ -141,10 +141,13 @@ class LognormalCounts:
 
 
 class BlurredMixture:
-    """A normal mixture seen through noise: k ~ weights, u ~ Normal(loc_k, scale_k), x ~ Normal(u, 0.5)."""
+    """A normal mixture seen through noise: k ~ weights, u ~ Normal(loc_k, scale_k), x ~ Normal(u, 0.5).
 
-    def __init__(self, rows: int) -> None:
-        self.posterior = RowByRow(rows)
+    q(u | x) has a mean and a scale of its own at every row, or where their number is not given a line over x.
+    """
+
+    def __init__(self, rows: int | None = None) -> None:
+        self.posterior = Line(1, 1) if rows is None else RowByRow(rows)
 
     def model(self, rows: lv.Batch) -> None:
         weights = pyro.sample("weights", lv.flat((2,), constraints.simplex))
@@ -157,7 +160,11 @@ class BlurredMixture:
 
     def guide(self, rows: lv.Batch) -> None:
         with rows.plate():
-            pyro.sample("u", self.posterior(rows.index))
+            if isinstance(self.posterior, RowByRow):
+                pyro.sample("u", self.posterior(rows.index))
+            else:
+                found = self.posterior(rows.x[:, None])
+                pyro.sample("u", dist.Normal(found.loc[:, 0], found.scale[:, 0]))
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

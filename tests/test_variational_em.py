@@ -171,6 +171,20 @@ def test_stopped_and_resumed_is_one_run(passes: int, size: int | None) -> None:
     assert all(torch.equal(first.point[name], value) for name, value in kept.items())
 
 
+@pytest.mark.parametrize("kind", [lv.VariationalEM, lv.MonteCarloEM], ids=["variational", "monte-carlo"])
+@cases.over([name for name, case in cases.CASES.items() if case.user and not case.exact])
+def test_models_of_the_table_run_stop_and_go_on(name: str, kind: Any) -> None:
+    case = cases.CASES[name]
+    steps = lv.GuideSteps(passes=1, warmup=2, particles=2)
+    algorithm = kind(passes=6, guide_steps=steps, draws=4, most_draws=8, batch_size=15, stop=lv.Never())
+    first = lv.fit(case.model(), case.data(), replace(algorithm, passes=3), seed=4, progress=False)
+    resumed = lv.fit(case.model(), case.data(), algorithm, resume=first, progress=False)
+    whole = lv.fit(case.model(), case.data(), algorithm, seed=4, progress=False)
+    np.testing.assert_allclose(resumed.history, whole.history, rtol=1e-7)  # L-BFGS: to rounding
+    assert all(bool(value.isfinite().all()) for value in whole.point.values())
+    assert set(whole.program.space.names) <= set(whole.explain().split())
+
+
 def test_a_pass_that_was_cut_short_begins_anew() -> None:
     rows = models.effects()
     state = start_of(models.Effects(60), rows, SHORT, EFFECTS)
