@@ -46,6 +46,17 @@ class Line(nn.Module):
         return dist.Normal(self.line(x), self.log_scale.exp())
 
 
+class Dropped(nn.Module):
+    """An encoder that loses some of its inputs while it is trained."""
+
+    def __init__(self, encoder: Line) -> None:
+        super().__init__()
+        self.encoder, self.dropout = encoder, nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.encoder(self.dropout(x))
+
+
 class Effects:
     """x ~ Normal(z, known), z ~ Normal(mu, tau): both globals have closed forms. Columns ``x`` and ``known``."""
 
@@ -69,7 +80,7 @@ class Factors:
 
     def __init__(self, features: int, latents: int, *, isotropic: bool) -> None:
         self.features, self.latents, self.isotropic = features, latents, isotropic
-        self.encoder = Line(features, latents)
+        self.encoder: nn.Module = Line(features, latents)
 
     def model(self, rows: lv.Batch) -> None:
         loadings = pyro.sample("loadings", lv.flat((self.latents, self.features)))

@@ -250,6 +250,29 @@ def test_the_best_of_several_starts_is_kept() -> None:
     assert len(found.optima.objectives) == 2
 
 
+def test_dropout_acts_in_guide_steps_only() -> None:
+    model = models.Factors(3, 1, isotropic=True)
+    model.encoder = models.Dropped(model.encoder)
+    state = start_of(model, lv.Rows(models.one_factor()), SHORT, LOADINGS)
+    modules = state.program.modules["encoder"]
+    batch = lv.Rows(models.one_factor()).batch(dtype=torch.float64)
+    for waiting, same in ((0, True), (1, False)):
+        state.waiting = waiting
+        found = []
+        for training in (True, False):
+            modules.train(training)
+            found.append(SHORT.contribution(state, batch, 0).objective)
+            assert modules.training is training
+        assert (found[0] == found[1]) is same
+
+
+def test_fixed_globals_stay_as_they_are() -> None:
+    rows = models.effects()
+    found = lv.fit(models.Effects(60), rows, SHORT, start={"mu": 0.0}, fixed={"tau": 0.7}, progress=False)
+    assert float(found.point["tau"]) == 0.7
+    assert float(found.point["mu"]) != 0.0
+
+
 def test_a_missing_entry_leaves_the_prior_of_its_local() -> None:
     """q, as it begins, is that prior: every draw has the ratio 1, whatever its value."""
     x = np.full(40, np.nan)
@@ -260,6 +283,23 @@ def test_a_missing_entry_leaves_the_prior_of_its_local() -> None:
         state.waiting = 0
         batch = rows.batch(np.arange(1, 40), dtype=torch.float64)
         assert algorithm.contribution(state, batch, 0).objective == pytest.approx(0.0, abs=1e-12)
+
+
+def test_globals_that_drift_are_not_at_their_end() -> None:
+    """The rule for the objective says converged at once; windows of ten M-steps tell a drift from jitter."""
+    state = start_of(models.Effects(60), models.effects(), SHORT, EFFECTS)
+    algorithm = replace(SHORT, stop=lv.Tolerance(1.0))
+    jitter = torch.tensor([0.01, -0.01], dtype=torch.float64).repeat(10)
+    still, moving = jitter, jitter + 0.005 * torch.arange(20)
+    for trail, patient, end in (
+        (still, algorithm, lv.Status.CONVERGED),
+        (moving, algorithm, None),
+        (moving, replace(algorithm, drift=None), lv.Status.CONVERGED),
+        (still[:19], algorithm, None),
+    ):
+        found = replace(state, rested=True, trail=tuple(torch.stack([trail, still[: len(trail)]], 1)))
+        assert patient.ended(found, [-1.0] * 30, 0.0) is end
+    assert algorithm.ended(replace(found, rested=False), [-1.0] * 30, 0.0) is None
 
 
 # --- settings and errors ---------------------------------------------------------------------------------------------

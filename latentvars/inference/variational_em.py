@@ -43,7 +43,8 @@ class VariationalEM:
         guide_steps: how the guide is trained between M-steps.
         draws: draws of each row in the first E-step.
         growth: factor by which they grow with each M-step.
-        most_draws: most draws of a row.
+        most_draws: most draws of a row. For globals without closed forms every draw of every row is in memory in an
+            M-step, and read again at each step of L-BFGS.
         batch_size: rows per guide step, and in memory at a time; None: all rows up to 1,024, else 256.
         variance_floor: as in :class:`latentvars.EM`.
         stop: when it has converged; sees the objective of the passes with an M-step.
