@@ -48,7 +48,9 @@ class CategoricalFamily(Family):
         return {"counts": weighted_sum(factor.weights, value.to(probs.dtype), target, 1)}
 
     def log_likelihood(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Tensor:
-        return torch.special.xlogy(statistics["counts"], arguments["probs"]).sum()
+        counts = statistics["counts"]
+        least = torch.finfo(counts.dtype).tiny * counts.sum(-1, keepdim=True).clamp(min=1)  # shares below it are zeros
+        return torch.special.xlogy(torch.where(counts > least, counts, 0.0), arguments["probs"]).sum()
 
     def maximise(self, step: MStep, reference: Reference) -> Tensor:
         counts = step.pull(step.statistics["counts"])

@@ -16,6 +16,7 @@ from latentvars.families.leaves import floating, mean_of, observed_mean, weighte
 
 LOG_TWO_PI = math.log(2 * math.pi)
 NEAR_FLOOR = 1.01
+ROUNDING = 1e-24  # variance of a constant, as a share of its square
 
 
 class NormalFamily(Family):
@@ -27,8 +28,8 @@ class NormalFamily(Family):
 
     def reference(self, factor: Factor, target: Size, floor: float) -> Reference:
         centre = mean_of(factor.value, target)
-        least = floor * mean_of((factor.value - centre).square(), target)
-        return Reference(centre, least if floor else None)
+        variance = mean_of((factor.value - centre).square(), target)
+        return Reference(centre, floor * _varying(variance, centre) if floor else None)
 
     def statistics(self, factor: Factor, target: Size, reference: Reference) -> Statistics:
         shifted = factor.value - reference.centre
@@ -66,7 +67,7 @@ class NormalFamily(Family):
     def at_floor(self, argument: str, value: Tensor, reference: Reference) -> Tensor:
         if argument != "scale" or reference.least_variance is None:
             return torch.zeros_like(value, dtype=torch.bool)
-        return value.square() <= NEAR_FLOOR * _aligned(reference.least_variance, value)
+        return value.square() <= NEAR_FLOOR * _shared(reference.least_variance, value)
 
 
 class MultivariateNormalFamily(Family):
@@ -89,7 +90,8 @@ class MultivariateNormalFamily(Family):
     def reference(self, factor: Factor, target: Size, floor: float) -> Reference:
         flat = floating(factor.value).reshape(-1, factor.value.shape[-1])
         centre = observed_mean(flat, [0])[0]
-        return Reference(centre, floor * observed_mean((flat - centre).square(), [0])[0] if floor else None)
+        variance = observed_mean((flat - centre).square(), [0])[0]
+        return Reference(centre, floor * _varying(variance, centre) if floor else None)
 
     def statistics(self, factor: Factor, target: Size, reference: Reference) -> Statistics:
         shifted = factor.value - reference.centre
@@ -104,7 +106,7 @@ class MultivariateNormalFamily(Family):
 
     def log_likelihood(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Tensor:
         squares = _scatter(arguments["loc"] - reference.centre, statistics)
-        covariance = _covariance(arguments)
+        covariance = covariance_of(arguments)
         factor = torch.linalg.cholesky(covariance)
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         size = squares.shape[-1]
@@ -130,7 +132,7 @@ class MultivariateNormalFamily(Family):
 
     def _loc(self, step: MStep, centre: Tensor) -> Tensor:
         """Precision-weighted mean: solves Σ P (W μ − S) + P₀ (μ − m₀) = 0 in each block."""
-        precision = torch.cholesky_inverse(torch.linalg.cholesky(_covariance(step.arguments)))
+        precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance_of(step.arguments)))
         weight = step.statistics["weight"]
         summed = step.statistics["first"] + centre * weight[..., None]
         numerator = step.pull((precision @ summed[..., None]).squeeze(-1))
@@ -158,11 +160,11 @@ class MultivariateNormalFamily(Family):
         if argument == "loc" or reference.least_variance is None:
             return torch.zeros(value.shape[: value.dim() - self.events[argument]], dtype=torch.bool)
         scale = reference.least_variance.sqrt()
-        smallest = torch.linalg.eigvalsh(_covariance({argument: value}) / (scale[:, None] * scale))[..., 0]
+        smallest = torch.linalg.eigvalsh(covariance_of({argument: value}) / (scale[:, None] * scale))[..., 0]
         return smallest <= NEAR_FLOOR
 
 
-def _covariance(arguments: Mapping[str, Tensor]) -> Tensor:
+def covariance_of(arguments: Mapping[str, Tensor]) -> Tensor:
     if "covariance_matrix" in arguments:
         return arguments["covariance_matrix"]
     if "scale_tril" in arguments:
@@ -193,6 +195,22 @@ def _aligned(centre: Tensor, weight: Tensor) -> Tensor:
     while centre.dim() > weight.dim():
         centre = centre[0]
     return centre
+
+
+def _varying(variance: Tensor, centre: Tensor) -> Tensor:
+    """Variances of the data; of a constant the square of its size, so that the floor of its variance is above zero."""
+    size = centre.square()
+    return torch.where(variance > ROUNDING * size, variance, torch.where(size > 0, size, 1.0))
+
+
+def _shared(least: Tensor, value: Tensor) -> Tensor:
+    """The floors of what shares a scale are one floor, their mean: along axes that the scale does not have."""
+    while least.dim() > value.dim():
+        least = least.mean(0)
+    for axis in range(1, least.dim() + 1):
+        if value.shape[-axis] == 1 < least.shape[-axis]:
+            least = least.mean(-axis, keepdim=True)
+    return least
 
 
 def normal_families() -> dict[type[TorchDistribution], Family]:

@@ -1,5 +1,6 @@
 """One loop, and the algorithms that run in it."""
 
+from latentvars.inference.degenerate import Keep, Refuse, Restart
 from latentvars.inference.em import EM
 from latentvars.inference.fit import Fit
 from latentvars.inference.fitter import Fitter
@@ -22,12 +23,15 @@ __all__ = [
     "Fitter",
     "FullRank",
     "GuideSteps",
+    "Keep",
     "LowRank",
     "MeanField",
     "MonteCarloEM",
     "Never",
     "OnlineEM",
     "Plateau",
+    "Refuse",
+    "Restart",
     "Status",
     "TimeLimit",
     "Tolerance",

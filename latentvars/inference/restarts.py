@@ -13,6 +13,7 @@ from latentvars.contract import LatentModel
 from latentvars.errors import ModelError, NumericalError, SupportError
 from latentvars.inference.algorithm import Algorithm, OneByOne, Problem, Screened
 from latentvars.inference.binding import Restrictions, bind
+from latentvars.inference.degenerate import Keep, Restart, explained, refused
 from latentvars.inference.engine import Run
 from latentvars.inference.fit import Fit
 from latentvars.inference.optima import Optima
@@ -98,6 +99,56 @@ def _screened(
         return OneByOne(f"together they could not begin ({str(error).splitlines()[0]})")
 
 
+def sound_end(
+    model: LatentModel,
+    rows: Rows,
+    algorithm: Algorithm,
+    seed: int,
+    start: Mapping[str, Any] | Start | None,
+    progress: bool | None,
+    known: Restrictions | None = None,
+) -> Fit:
+    """One start to its end; where that is degenerate and the algorithm's rule says so, others until one is not.
+
+    Raises:
+        NumericalError: a degenerate end that the rule refuses, with the components and rows; ``error.fit`` has it.
+    """
+    rule = getattr(algorithm, "degenerate", Keep())
+    for attempt in range(1 + (rule.times if isinstance(rule, Restart) else 0)):
+        own = seed if attempt == 0 else derive(seed, 13, attempt)
+        program = bind(model, rows, known)[1]
+        values = starting_point(program, rows, own, start if attempt == 0 else further(program, start))
+        run = Run(algorithm, program, rows, own, algorithm.init(Problem(program, rows, values, own)))
+        try:
+            ended(run, progress)
+            return run.finished(None)
+        except NumericalError as error:
+            if not isinstance(rule, Restart) or attempt == rule.times:
+                raise
+            del error
+    raise AssertionError("the last attempt returns or raises")
+
+
+def ended(run: Run, progress: bool | None) -> Run:
+    """A run at its end.
+
+    Raises:
+        NumericalError: the run broke off, or its end is one that the algorithm's rule refuses.
+    """
+    try:
+        run.go(progress)
+    except NumericalError as error:
+        raise explained(error) from error
+    if isinstance(getattr(run.algorithm, "degenerate", Keep()), Keep) or run.status is Status.INTERRUPTED:
+        return run
+    point = run.algorithm.posterior(run.state).point
+    error = refused(run.program, point, run.rows, run.algorithm.collapsed(run.state))
+    if error is not None:
+        error.fit = run.finished(None)  # type: ignore[attr-defined]
+        raise error
+    return run
+
+
 class _LongRuns:
     """Runs to their ends, one after the other; the best so far."""
 
@@ -123,7 +174,7 @@ class _LongRuns:
         program = bind(self.model, self.rows, self.known)[1]
         try:
             state = self.algorithm.init(Problem(program, self.rows, values, seed))
-            run = Run(self.algorithm, program, self.rows, seed, state).go(self.progress)
+            run = ended(Run(self.algorithm, program, self.rows, seed, state), self.progress)
         except SupportError:
             raise
         except FAILURES as error:
