@@ -11,6 +11,7 @@ from torch import Tensor
 from latentvars.errors import NumericalError, SupportError
 from latentvars.inference.acceleration import Trial
 from latentvars.inference.algorithm import OneByOne, Problem, Screened
+from latentvars.inference.degenerate import Degenerate, Keep
 from latentvars.inference.m_step import Expected, collapsed, expected, lowering, maximise
 from latentvars.inference.m_step_plan import Plan, make_plan
 from latentvars.inference.posteriors import PointMass
@@ -67,6 +68,8 @@ class EM:
             without one the likelihood of a mixture is unbounded (Day 1969). 0: none.
         accelerate: SQUAREM extrapolation (Varadhan & Roland 2008, scheme S3): the same optimum in fewer passes.
         restarts: number of starts; the best end is the fit, ``fit.optima`` tells where the others ended.
+        degenerate: what becomes of ends with collapsed or empty components: ``lv.Keep()``, ``lv.Refuse()`` or
+            ``lv.Restart(times)``.
     """
 
     passes: int = 5_000
@@ -76,6 +79,7 @@ class EM:
     variance_floor: float = 1e-6
     accelerate: bool = False
     restarts: int = 1
+    degenerate: Degenerate = field(default_factory=Keep)
 
     def __post_init__(self) -> None:
         check_at_least("passes", self.passes, 0)

@@ -16,6 +16,7 @@ from latentvars.contract import LatentModel
 from latentvars.errors import KindError, NumericalError, SettingError
 from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
 from latentvars.inference.binding import prepared
+from latentvars.inference.degenerate import empty
 from latentvars.inference.optima import Optima
 from latentvars.inference.posteriors import PointMass
 from latentvars.inference.saving import described, save
@@ -94,6 +95,11 @@ class Fit:
         if self.algorithm is None or self.state is None:
             return ()
         return tuple(self.algorithm.collapsed(self.state))
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """Values of discrete locals that no row or step has, as ``z[2]``: empty components or states."""
+        return empty(self.program, self.point, self.rows)
 
     @property
     def schema(self) -> Schema:
@@ -336,6 +342,8 @@ class Fit:
             lines += [f"  {note}" for note in notes(self.state)]
         if self.collapsed:
             lines.append(f"  collapsed onto a few rows: {', '.join(self.collapsed)}; the optimum is spurious")
+        if self.empty:
+            lines.append(f"  empty: {', '.join(self.empty)}; no row belongs to it")
         if self.optima is not None:
             lines.append(f"  {self.optima}")
         return "\n".join(lines)

@@ -16,7 +16,7 @@ from latentvars.inference.em import EM
 from latentvars.inference.engine import Run
 from latentvars.inference.fit import Fit
 from latentvars.inference.posteriors import PointMass
-from latentvars.inference.restarts import best_of_starts
+from latentvars.inference.restarts import best_of_starts, sound_end
 from latentvars.inference.starting import starting_point
 from latentvars.inference.stopping import Status
 from latentvars.program import Program
@@ -78,12 +78,10 @@ def fit(
             )
         return _resumed(resume, data, algorithm, progress)
     known = Restrictions(fixed or {}, tied or {})
-    rows, program = bind(model, data, known)
+    rows = bind(model, data, known)[0]
     check_estimable(model, rows)
     if algorithm.restarts == 1:
-        values = starting_point(program, rows, seed, start)
-        run = Run(algorithm, program, rows, seed, algorithm.init(Problem(program, rows, values, seed)))
-        return run.go(progress).finished(None)
+        return sound_end(model, rows, algorithm, seed, start, progress, known)
     return best_of_starts(model, rows, algorithm, seed, start, progress, known)
 
 

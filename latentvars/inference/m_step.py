@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import Bounds, minimize
 from torch import Tensor
 
 from latentvars.contract import Factor
@@ -23,6 +23,7 @@ from latentvars.program.run import Run
 from latentvars.rows import Batch
 
 STUCK = 1e-3  # slope relative to Q at which L-BFGS must find a way up
+NEAR_FLOOR = 1.005  # scales this near to their floor stand on it
 EDGE = 60.0  # where a value on the edge of its support is put on the unconstrained scale
 
 
@@ -196,6 +197,9 @@ def collapsed(plan: Plan, values: Mapping[str, Tensor]) -> tuple[str, ...]:
         for block in blocks:
             place = [int(axis) for axis in np.unravel_index(block, tuple(lead))] if lead else []
             found.append(f"{rule.name}{place}" if place else rule.name)
+    for name, least in plan.floors.items():
+        low = values[name] <= NEAR_FLOOR * least
+        found += [f"{name}{place}" if place else name for place in low.nonzero().tolist()]
     return tuple(found)
 
 
@@ -258,8 +262,11 @@ def _numeric(
     start = free.nan_to_num().clamp(-EDGE, EDGE).numpy()
     before, slope = negative(start)
     _check_slope(space, before, slope)
+    least = np.minimum(_lowest(space, plan.floors), start)
+    slope = np.where((start <= least) & (slope > 0), 0.0, slope)  # downwards there is no way on
     options = {"maxiter": effort.steps, "ftol": effort.tolerance, "gtol": 1e-9}
-    found = minimize(negative, start, jac=True, method="L-BFGS-B", options=options)
+    bounds = Bounds(least, np.inf) if plan.floors else None  # type: ignore[arg-type]
+    found = minimize(negative, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     if not found.fun < before:
         if np.abs(slope).max() > STUCK * max(1.0, abs(before)) and np.abs(start).max() < EDGE:
             raise _stuck(space, before, slope, str(found.message))
@@ -267,6 +274,17 @@ def _numeric(
     values, _ = space.constrain(torch.tensor(found.x, dtype=program.dtype))
     # storage of their own: parts of one vector lie at odd addresses, on which the last bit of a product can depend
     return {**current, **{name: value.clone() for name, value in values.items()}}
+
+
+def _lowest(space: GlobalSpace, floors: Mapping[str, Tensor]) -> np.ndarray:
+    """Lower bounds on the unconstrained scale, ``[size]``."""
+    found = []
+    for site in space.sites:
+        low = torch.full((site.free,), -torch.inf, dtype=torch.float64)
+        if site.name in floors and bool((floors[site.name] > 0).all()):
+            low = space.subset((site.name,)).unconstrain({site.name: floors[site.name]}).double()
+        found.append(low)
+    return torch.cat(found).numpy()
 
 
 def _check_slope(space: GlobalSpace, value: float, slope: np.ndarray) -> None:

@@ -8,7 +8,7 @@ random points on two sketches of the data, and what moves with what is read off.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -107,12 +107,14 @@ class Plan:
         retained: factors without any, whose posterior weights are kept until the M-step is done.
         rules: one for each global.
         references: leaf → the point about which its second moments are taken, and its least variance.
+        floors: global without a closed form that is the scale of a normal → least value of each entry, 0: none.
     """
 
     leaves: tuple[Leaf, ...]
     retained: tuple[str, ...]
     rules: tuple[Rule, ...]
     references: Mapping[str, Reference]
+    floors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def numeric(self) -> tuple[str, ...]:
@@ -157,9 +159,9 @@ def make_plan(program: Program, first: Batch, start: Mapping[str, Tensor], floor
             for name in names:
                 entries[name].append((leaf.name, leaf, argument))
     rules = [_rule(program, name, entries[name], probes[0]) for name in program.space.names]
-    return Plan(
-        tuple(merged), tuple(retained), tuple(_ordered(rules)), _references(program, merged, first, start, floor)
-    )
+    references = _references(program, merged, first, start, floor)
+    plan = Plan(tuple(merged), tuple(retained), tuple(_ordered(rules)), references)
+    return replace(plan, floors=_floors(program, plan, runs, probes, first, start, floor)) if floor else plan
 
 
 def _ordered(rules: list[Rule]) -> list[Rule]:
@@ -320,3 +322,39 @@ def _references(
     with torch.no_grad():
         found = all_leaves(program.factor_distributions(start, first))
         return {leaf.name: leaf.family.reference(found[leaf.name], leaf.target, floor) for leaf in merged}
+
+
+def _floors(
+    program: Program,
+    plan: Plan,
+    runs: list[dict[str, Factor]],
+    probes: list[dict[str, Tensor]],
+    first: Batch,
+    start: Mapping[str, Tensor],
+    floor: float,
+) -> dict[str, Tensor]:
+    """Least values of globals that are maximised numerically and stand as the scale of a normal, as in regressions."""
+    if not plan.numeric:
+        return {}
+    with torch.no_grad():
+        real = all_leaves(program.factor_distributions(start, first))
+    found: dict[str, Tensor] = {}
+    for path, factor in runs[0].items():
+        family = family_of(factor.fn)
+        if family is None or "scale" not in family.events or path not in real:
+            continue
+        scales = [family.arguments(run[path].fn)["scale"] for run in runs]
+        if scales[0].shape != scales[1].shape:
+            continue
+        source = _source(family.events["scale"], scales[0], scales[1], probes)
+        if not isinstance(source, Selection) or source.name not in plan.numeric or source.event:
+            continue
+        least = family.reference(real[path], scales[0].shape, floor).least_variance
+        if least is None:
+            continue
+        while least.dim() > source.index.dim():
+            least = least.mean(0)
+        flat = torch.zeros(source.shape, dtype=program.dtype).flatten()
+        flat[source.index.flatten()] = least.to(flat.dtype).expand(source.index.shape).flatten().sqrt()
+        found[source.name] = flat.reshape(source.shape)
+    return found
