@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "latentvars"
 # From the ground up; rooms of one line may not import one another.
 STOREYS: tuple[tuple[str, ...], ...] = (
     ("errors", "lazy"),
+    ("kernels",),
     ("randomness",),
     ("rows",),
     ("starts",),

@@ -62,11 +62,11 @@ def test_path_draws_have_the_posterior_frequencies() -> None:
 
 def test_gradients_and_second_derivatives_equal_finite_differences() -> None:
     initial, transition, log_emission = random_chain(1, 3, 4, (2,))
-    valid = chain.step_mask(torch.tensor([4, 2]), 4)
+    lengths = torch.tensor([4, 2])
     inputs = tuple(value.requires_grad_() for value in (initial, transition, log_emission))
 
     def function(*values: torch.Tensor) -> torch.Tensor:
-        return log_evidence(*values, valid)
+        return log_evidence(*values, lengths)
 
     assert torch.autograd.gradcheck(function, inputs)
     assert torch.autograd.gradgradcheck(function, inputs)
@@ -154,7 +154,7 @@ def test_padding_changes_no_bit(dtype: torch.dtype) -> None:
         valid = chain.step_mask(lengths, padded.shape[1])
         assert valid is not None
         padded = torch.where(valid[..., None], padded, 0.0).requires_grad_()
-        slopes = torch.autograd.grad(log_evidence(*leaves, padded, valid).sum(), [*leaves, padded])
+        slopes = torch.autograd.grad(log_evidence(*leaves, padded, lengths).sum(), [*leaves, padded])
         belief = ChainPosterior(initial, transition, padded.detach(), lengths)
         path, joint = belief.viterbi()
         whole = [belief.filtered.total, joint, belief.entropy(), belief.log_prob(path), *slopes[:2]]
@@ -188,7 +188,7 @@ def test_captured_and_vmapped_evidence_is_right_on_new_data() -> None:
 
     def value_and_slope(p: torch.Tensor, e: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         p = p.detach().requires_grad_()
-        total = log_evidence(p, transition, e, chain.step_mask(lengths, 4)).sum()
+        total = log_evidence(p, transition, e, lengths).sum()
         return total.detach(), torch.autograd.grad(total, p)[0]
 
     graph = make_fx(value_and_slope)(initial, log_emission, torch.tensor([4, 1, 3]))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pyro.distributions import is_validation_enabled
 from torch import Tensor
 
-from latentvars.distributions import chain
-from latentvars.distributions.log_space import log_probs
+from latentvars.distributions import chain_operators
 from latentvars.errors import ModelError
 
 
 def log_evidence(
-    initial: Tensor, transition: Tensor, log_emission: Tensor, valid: Tensor | None, by_step: bool = False
+    initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None, by_step: bool = False
 ) -> Tensor:
     """log p(x_1..T), states summed out, nats, ``[...]``; twice differentiable.
 
@@ -28,47 +25,11 @@ def log_evidence(
         initial: ``[..., K]`` probabilities.
         transition: ``[..., K, K]`` probabilities, from, to; or ``[..., T-1, K, K]``, of the move out of each step.
         log_emission: ``[..., T, K]``, carrying the whole batch shape.
-        valid: ``[..., T]`` bool or None, see :mod:`latentvars.distributions.chain`.
+        lengths: ``[...]`` int64, broadcastable; None where all steps count.
         by_step: whether each step has a transition of its own.
     """
     transition = transition if by_step else transition.unsqueeze(-3)
-    return _Evidence.apply(initial, transition, log_emission, valid)[0]
-
-
-class _Evidence(torch.autograd.Function):
-    """Filtering, with smoothing as its gradient: one node of autograd instead of several per step."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(initial: Tensor, transition: Tensor, log_emission: Tensor, valid: Tensor | None) -> Any:
-        filtered = chain.forward(log_probs(initial), log_probs(transition), log_emission, valid)
-        return filtered.total, filtered.states, filtered.steps
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        total, states, steps = output
-        ctx.mark_non_differentiable(states, steps)
-        ctx.save_for_backward(*inputs, total, states, steps)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *unused: Tensor) -> Any:
-        initial, transition, log_emission, valid, total, states, steps = ctx.saved_tensors
-        log_transition = log_probs(transition)
-        if torch.is_grad_enabled():
-            # a second derivative needs the filter as a function of the inputs, which the saved result is not
-            filtered = chain.forward(log_probs(initial), log_transition, log_emission, valid)
-        else:
-            filtered = chain.Filtered(states, steps, total)
-        smoothed = chain.backward(filtered, log_transition, log_emission, valid)
-        by_initial = by_transition = None
-        if ctx.needs_input_grad[0]:
-            slopes = chain.initial_slopes(smoothed, initial)
-            by_initial = (grad.unsqueeze(-1) * slopes).sum_to_size(initial.shape)
-        if ctx.needs_input_grad[1]:
-            slopes = chain.transition_slopes(filtered, smoothed, transition, valid)
-            by_transition = (grad[..., None, None, None] * slopes).sum_to_size(transition.shape)
-        return by_initial, by_transition, grad[..., None, None] * smoothed.marginals, None
+    return chain_operators.evidence(initial, transition, log_emission, lengths)
 
 
 def stationary(transition: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
 
-from latentvars.distributions import chain
+from latentvars.distributions import chain, chain_operators
 from latentvars.distributions.log_space import entropy_terms, log_probs, sum_in_order
 from latentvars.distributions.shapes import check_expand
 
@@ -39,7 +39,7 @@ class ChainPosterior(TorchDistribution):
         by_step: bool = False,
     ) -> None:
         transition = transition if by_step else transition.unsqueeze(-3)
-        self.log_initial, self.log_transition = log_probs(initial), log_probs(transition)
+        self.initial, self.transition = initial, transition
         self.log_emission = log_emission
         batch_shape = log_emission.shape[:-2]
         self.lengths = None if lengths is None else lengths.expand(batch_shape)
@@ -58,7 +58,7 @@ class ChainPosterior(TorchDistribution):
         batch_shape = Size(batch_shape)
         check_expand("a ChainPosterior", self.batch_shape, batch_shape)
         new = _instance or ChainPosterior.__new__(ChainPosterior)
-        new.log_initial, new.log_transition = self.log_initial, self.log_transition
+        new.initial, new.transition = self.initial, self.transition
         new.log_emission = self.log_emission.expand(batch_shape + self.log_emission.shape[-2:])
         new.lengths = None if self.lengths is None else self.lengths.expand(batch_shape)
         TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
@@ -72,17 +72,22 @@ class ChainPosterior(TorchDistribution):
     @cached_property
     def filtered(self) -> chain.Filtered:
         """The forward pass; its ``total`` is log p(x)."""
-        return chain.forward(self.log_initial, self.log_transition, self.log_emission, self.valid)
+        return chain_operators.filter_states(self.initial, self.transition, self.log_emission, self.lengths)
 
     @cached_property
     def smoothed(self) -> chain.Smoothed:
         """The backward pass."""
-        return chain.backward(self.filtered, self.log_transition, self.log_emission, self.valid)
+        return chain_operators.smooth(self.filtered, self.transition, self.log_emission, self.lengths)
 
-    @property
+    @cached_property
     def marginals(self) -> Tensor:
         """Smoothed probabilities p(z_t | x), ``[..., T, K]``; 0 past the length."""
-        return self.smoothed.marginals
+        return chain_operators.marginals(self.initial, self.transition, self.log_emission, self.lengths)
+
+    @property
+    def log_transition(self) -> Tensor:
+        """log A, ``[..., S, K, K]``."""
+        return log_probs(self.transition)
 
     @property
     def mean(self) -> Tensor:
@@ -101,11 +106,11 @@ class ChainPosterior(TorchDistribution):
 
     def viterbi(self) -> tuple[Tensor, Tensor]:
         """The most probable path ``[..., T]`` and its *joint* log-probability log p(x, path), nats, ``[...]``."""
-        path = chain.most_likely_path(self.log_initial, self.log_transition, self.log_emission, self.valid)
+        path = chain_operators.path(self.initial, self.transition, self.log_emission, self.lengths)
         return path, self._joint(path)
 
     def _joint(self, path: Tensor) -> Tensor:
-        return chain.path_log_prob(path, self.log_initial, self.log_transition, self.log_emission, self.valid)
+        return chain.path_log_prob(path, log_probs(self.initial), self.log_transition, self.log_emission, self.valid)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(path | x), nats, ``[...]``."""
@@ -114,7 +119,7 @@ class ChainPosterior(TorchDistribution):
     def sample(self, sample_shape: tuple[int, ...] = Size()) -> Tensor:
         """Exact path draws ``[*sample_shape, ..., T]`` int64, −1 past the length."""
         with torch.no_grad():
-            return chain.draw_paths(self.filtered, self.log_transition, self.valid, Size(sample_shape))
+            return chain_operators.draw(self.filtered, self.transition, self.lengths, Size(sample_shape))
 
     def entropy(self) -> Tensor:
         """H(z_1..T | x), nats, ``[...]``, exact in O(T K²).

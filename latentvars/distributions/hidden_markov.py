@@ -10,10 +10,10 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
 
 from latentvars.contract import Factor
-from latentvars.distributions import chain
+from latentvars.distributions import chain, chain_operators
 from latentvars.distributions.chain_evidence import log_evidence
 from latentvars.distributions.chain_posterior import ChainPosterior
-from latentvars.distributions.log_space import log_probs, only_known
+from latentvars.distributions.log_space import only_known
 from latentvars.distributions.mixture import Mixture
 from latentvars.distributions.shapes import check_count, check_expand, join_batch_shapes
 from latentvars.distributions.soft_categorical import SoftCategorical
@@ -132,8 +132,8 @@ class HiddenMarkov(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(x_1..T), nats, ``[...]``; gradients as :func:`latentvars.distributions.chain_evidence.log_evidence`."""
-        log_emission, valid = self._log_emission(value)
-        return log_evidence(self.initial, self.transition, log_emission, valid, self.moving)
+        log_emission, _ = self._log_emission(value)
+        return log_evidence(self.initial, self.transition, log_emission, self.lengths, self.moving)
 
     def posterior(self, value: Tensor) -> ChainPosterior:
         """p(z_1..T | x): smoothed and pairwise marginals, Viterbi path, path draws, entropy."""
@@ -156,12 +156,10 @@ class HiddenMarkov(TorchDistribution):
             weighted ``log_prob``.
         """
         with torch.no_grad():
-            log_emission, valid = self._log_emission(value)
-            log_transition = log_probs(self._moves)
-            filtered = chain.forward(log_probs(self.initial), log_transition, log_emission, valid)
-            smoothed = chain.backward(filtered, log_transition, log_emission, valid)
-            moves = self._moves * chain.transition_slopes(filtered, smoothed, self._moves, valid)
-            marginals = smoothed.marginals
+            log_emission, _ = self._log_emission(value)
+            one = log_emission.new_ones(())
+            posterior = chain_operators.posterior(self.initial, self._moves, log_emission, self.lengths, one)
+            marginals, moves = posterior[1], self._moves * posterior[3]
             by_step = weights[..., None, None] * marginals
         initial = SoftCategorical(self.initial, validate_args=False)
         transition = SoftCategorical(self.transition, validate_args=False)
@@ -267,7 +265,7 @@ class HiddenMarkov(TorchDistribution):
 
     def _filter(self, value: Tensor) -> tuple[chain.Filtered, Tensor | None]:
         log_emission, valid = self._log_emission(value)
-        return chain.forward(log_probs(self.initial), log_probs(self._moves), log_emission, valid), valid
+        return chain_operators.filter_states(self.initial, self._moves, log_emission, self.lengths), valid
 
     @property
     def is_shared(self) -> bool:

@@ -1,0 +1,154 @@
+"""Compiled recursions of chains against the same sums written with scipy, for chains that couple and that do not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+
+from latentvars.kernels.chains import Chains, Posterior, evidence, filtering, posterior, smoothing, viterbi
+from latentvars.kernels.lanes import exponentials
+
+
+def serial(initial: np.ndarray, transition: np.ndarray, emission: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """log p(x), p(z_t | x) and the slopes by A, step by step in log space."""
+    with np.errstate(divide="ignore"):
+        moves, ahead = np.log(transition), [np.log(initial) + emission[0]]
+    for row in emission[1:]:
+        ahead.append(logsumexp(ahead[-1][:, None] + moves, 0) + row)
+    behind = [np.zeros(len(initial))]
+    for row in emission[:0:-1]:
+        behind.insert(0, logsumexp(moves + (row + behind[0])[None], 1))
+    total = logsumexp(ahead[-1])
+    forward, backward = np.array(ahead), np.array(behind)
+    into = emission[1:] + backward[1:] - total
+    slopes = np.exp(forward[:-1, :, None] + into[:, None, :]).sum(0)
+    joint = forward + backward
+    return float(total), np.exp(joint - logsumexp(joint, -1, keepdims=True)), slopes
+
+
+def sticky(states: int, stay: float) -> np.ndarray:
+    matrix = np.full((states, states), (1 - stay) / (states - 1))
+    np.fill_diagonal(matrix, stay)
+    return matrix
+
+
+def left_right(states: int) -> np.ndarray:
+    return 0.9 * np.eye(states) + 0.1 * np.eye(states, k=1) + 0.1 * (np.arange(states) == states - 1) * np.eye(states)
+
+
+def mixing(states: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).dirichlet(np.ones(states), states)
+
+
+def chains(transition: np.ndarray, lengths: list[int], spread: float, seed: int = 0, at: int | None = None) -> Chains:
+    """Chains with normal emission scores; all begin in state ``at``, or anywhere."""
+    noise, states = np.random.default_rng(seed), len(transition)
+    initial = np.full(states, 1 / states) if at is None else np.eye(states)[at]
+    zeros = np.zeros(len(lengths), dtype=np.int64)
+    emission = spread * noise.normal(size=(sum(lengths), states))
+    ends = np.cumsum(lengths)
+    return Chains(
+        initial[None], zeros, transition[None, None], zeros, emission, ends - np.array(lengths), np.array(lengths)
+    )
+
+
+CASES = {
+    "one state": chains(np.ones((1, 1)), [5, 1], 1.0),
+    "one step": chains(mixing(3), [1], 1.0),
+    "ragged, more than a block": chains(mixing(4), [*range(1, 90)], 1.0),
+    "many states": chains(mixing(70), [30] * 3, 1.0),
+    "cut into chunks": chains(mixing(3), [9_000, 40, 5_000], 1.0),
+    "chunks that do not meet": chains(sticky(2, 0.9999), [12_000], 0.3),
+    "some meet, some do not": chains(sticky(3, 0.9995), [6_000, 6_000], 2.0),
+    "left to right": chains(left_right(5), [200, 60], 1.0, at=0),
+    "left to right, long": chains(left_right(3), [6_000], 1.0, at=0),
+    "emissions that underflow": chains(mixing(4), [200, 50], 400.0),
+    "nothing observed": chains(sticky(3, 0.9), [500], 0.0),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_evidence_and_posterior_equal_sums_in_log_space(name: str) -> None:
+    given = CASES[name]
+    weights = np.random.default_rng(1).random(len(given.lengths))
+    found, apart = posterior(given, weights, by_chain=False), posterior(given, weights, by_chain=True)
+    totals, slopes = evidence(given), 0.0
+    for n, (low, size) in enumerate(zip(given.begins, given.lengths, strict=True)):
+        total, marginals, slope = serial(given.initial[0], given.transition[0, 0], given.log_emission[low : low + size])
+        for ours in (totals[n], found.total[n], apart.total[n]):
+            assert ours == pytest.approx(total, rel=1e-12)
+        np.testing.assert_allclose(found.marginals[low : low + size], weights[n] * marginals, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(apart.slopes[n, 0], weights[n] * slope, rtol=1e-9)
+        slopes = slopes + weights[n] * slope
+    np.testing.assert_allclose(found.slopes[0, 0], slopes, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["ragged, more than a block", "cut into chunks", "left to right"])
+def test_the_exact_way_agrees_and_marginals_sum_to_one(name: str) -> None:
+    given = CASES[name]
+    states, steps, total = filtering(given)
+    np.testing.assert_allclose(total, evidence(given), rtol=1e-12)
+    np.testing.assert_allclose(np.add.reduceat(steps, given.begins), total, rtol=1e-12)
+    smooth, _ = smoothing(given, states, steps, total)
+    np.testing.assert_allclose(smooth.sum(-1), 1.0, atol=1e-11)
+    fast = posterior(given, np.ones(len(total)), by_chain=False)
+    np.testing.assert_allclose(fast.marginals, smooth, atol=1e-11)
+
+
+def test_a_chain_gives_the_same_bits_in_any_company_and_on_any_number_of_threads() -> None:
+    given = chains(mixing(5), [5_000, *range(1, 140)], 1.0)
+    ones = np.ones(len(given.lengths))
+
+    def run(threads: int) -> Posterior:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return posterior(given, ones, by_chain=False)
+        finally:
+            torch.set_num_threads(before)
+
+    one, two = run(1), run(2)
+    assert np.array_equal(one.total, two.total)
+    assert np.array_equal(one.slopes, two.slopes)
+    for n in (0, 1, 77, 139):
+        part = slice(given.begins[n], given.begins[n] + given.lengths[n])
+        zero = np.zeros(1, dtype=np.int64)
+        single = Chains(
+            given.initial, zero, given.transition, zero, given.log_emission[part].copy(), zero, given.lengths[n : n + 1]
+        )
+        alone = posterior(single, np.ones(1), by_chain=False)
+        assert alone.total[0] == one.total[n]
+        assert np.array_equal(alone.marginals, one.marginals[part])
+
+
+def test_single_precision_in_double_precision_inside() -> None:
+    given = CASES["cut into chunks"]
+    single = Chains(
+        given.initial, given.initial_of, given.transition, given.transition_of, given.log_emission.astype(np.float32),
+        given.begins, given.lengths,
+    )  # fmt: skip
+    np.testing.assert_allclose(evidence(single), evidence(given), rtol=1e-6)
+    assert posterior(single, np.ones(3), by_chain=False).marginals.dtype == np.float32
+
+
+def test_the_most_likely_path_is_the_best_of_all() -> None:
+    given = chains(mixing(3), [6, 4], 1.0)
+    paths = viterbi(given)
+    for low, size in zip(given.begins, given.lengths, strict=True):
+        every = np.array(np.meshgrid(*[range(3)] * size, indexing="ij")).reshape(size, -1)
+        scores = np.log(given.initial[0])[every[0]] + sum(
+            given.log_emission[low + t, every[t]] + (np.log(given.transition[0, 0])[every[t - 1], every[t]] if t else 0)
+            for t in range(size)
+        )
+        assert paths[low : low + size].tolist() == every[:, scores.argmax()].tolist()
+
+
+def test_exponentials_keep_sixteen_digits_and_let_nan_through() -> None:
+    x = np.concatenate([-np.logspace(-12, np.log10(599.0), 4_000), [0.0, -601.0, -np.inf, np.nan]])
+    found, scratch = x.copy(), np.empty_like(x)
+    exponentials(found, scratch, np.uintp(len(x)))
+    np.testing.assert_allclose(found[:-3], np.exp(x[:-3]), rtol=5e-16)
+    assert found[-3:-1].tolist() == [0.0, 0.0]
+    assert np.isnan(found[-1])
