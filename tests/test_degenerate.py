@@ -16,6 +16,7 @@ import latentvars as lv
 from latentvars.errors import DataError, NumericalError, SettingError
 
 E = lv.emissions
+IRIS: Any = load_iris(return_X_y=True)[0]
 EMISSIONS: dict[str, Any] = {
     **{form: E.Gaussian(covariance=form) for form in ("full", "tied", "diag", "spherical")},
     "poisson": E.Poisson(2),
@@ -211,7 +212,7 @@ def test_restart_begins_anew_until_an_end_is_sound() -> None:
 
 
 def test_of_several_starts_degenerate_ones_failed_where_they_are_refused() -> None:
-    many = lv.fit(lv.models.GaussianMixture(4), load_iris().data, lv.EM(restarts=8, degenerate=lv.Refuse()), seed=3)
+    many = lv.fit(lv.models.GaussianMixture(4), IRIS, lv.EM(restarts=8, degenerate=lv.Refuse()), seed=3)
     assert many.optima is not None and not many.collapsed and not many.optima.spurious
     with pytest.raises(NumericalError, match="a degenerate fit: "):
         refusing = lv.EM(restarts=3, degenerate=lv.Refuse())

@@ -72,7 +72,8 @@ def test_wards_tree_of_points_that_coincide() -> None:
 
 def test_k_means_plus_plus_comes_near_the_best_of_scikit_learn() -> None:
     x = cloud(2, 200)
-    best = KMeans(4, n_init=10, random_state=0).fit(x).inertia_
+    theirs: Any = KMeans(4, n_init=10, random_state=0)  # type: ignore[arg-type]
+    best = theirs.fit(x).inertia_
     reached = []
     for seed in range(20):
         members = lv.KMeansPlusPlus().memberships(points(x), 4, torch.Generator().manual_seed(seed)).numpy()
@@ -213,8 +214,8 @@ class Switching:
 
     def model(self, rows: lv.Batch) -> None:
         start = pyro.sample("start", dist.Dirichlet(torch.ones(2)))
-        move = pyro.sample("move", dist.Dirichlet(torch.ones(2)).expand([2]).to_event(1))
-        rate = pyro.sample("rate", dist.Gamma(2.0, 0.2).expand([2]).to_event(1))
+        move = pyro.sample("move", dist.Dirichlet(torch.ones(2, 2)).to_event(1))  # type: ignore[attr-defined]
+        rate = pyro.sample("rate", dist.Gamma(torch.full((2,), 2.0), 0.2).to_event(1))  # type: ignore[attr-defined]
         with rows.plate():
             law = dist.Poisson(rate)
             chain = distributions.HiddenMarkov(start, move, law, rows.lengths, rows.x.shape[1])

@@ -78,25 +78,25 @@ def test_gaps_weights_known_labels_and_restrictions_run_together_too() -> None:
 
 
 def test_a_start_that_has_ended_stays_and_one_that_fails_is_left() -> None:
+    """Three starts: one that ends after four passes, one that fails at once, one that is cut off after nine."""
     model, x = lv.models.GaussianMixture(2, covariance="diag"), cases.blobs(3)
     rows, program = bind(model, x)
     good = starting_point(program, rows, 0)
-    bad = {**good, "loc": good["loc"] + 1e200}
+    bad, far = {**good, "loc": good["loc"] + 1e200}, {**good, "loc": good["loc"] + 9.0}
     problem, svi = Problem(program, rows, good, 0), lv.SVI(guide=lv.Delta())
-    guides = [svi.guide.build(program.space, start, program.dtype) for start in (good, bad, good)]
+    guides = [svi.guide.build(program.space, start, program.dtype) for start in (good, bad, far)]
 
-    def after(count: int) -> Any:
-        return lambda history, seconds: lv.Status.PLATEAU if len(history) >= count else None
+    def rule(history: Any, seconds: float) -> lv.Status | None:
+        return lv.Status.PLATEAU if len(history) >= 4 and history[0] > -10.0 else None
 
-    def run(passes: int, rule: Any) -> Any:
-        short = ShortRuns(passes, 1, None, rule, lambda history: (history[-1], 0.0))
-        return screen(problem, guides, [0, 1, 2], svi.optimizer, None, short)
-
-    found = run(9, after(4))
-    assert np.isnan(found[1].objective) and found[0].ended and found[0].objective == found[2].objective
-    four = lv.fit(model, x, lv.SVI(passes=4, stop=lv.Never(), guide=lv.Delta()), start=good, progress=False)
-    assert found[0].objective / 40 == pytest.approx(four.history[-1], abs=1e-10)
-    torch.testing.assert_close(found[0].values["loc"], four.point["loc"])
+    short = ShortRuns(9, 1, None, rule, lambda history: (history[-1], 0.0))
+    found: Any = screen(problem, guides, [0, 1, 2], svi.optimizer, None, short)
+    assert np.isnan(found[1].objective)
+    assert [start.ended for start in found] == [True, True, False]
+    for short_run, start, passes in ((found[0], good, 4), (found[2], far, 9)):
+        alone = lv.fit(model, x, lv.SVI(passes=passes, stop=lv.Never(), guide=lv.Delta()), start=start, progress=False)
+        assert short_run.objective / 40 == pytest.approx(alone.history[-1], abs=1e-10)
+        torch.testing.assert_close(short_run.values["loc"], alone.point["loc"])
 
 
 # --- where the starts cannot run together, the report says why, once -------------------------------------------------
