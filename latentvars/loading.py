@@ -25,6 +25,7 @@ from latentvars.inference.optima import Optima
 from latentvars.inference.posteriors import PointMass, Variational
 from latentvars.inference.stopping import Status
 from latentvars.models import emissions
+from latentvars.posterior.shared import shared_posterior
 from latentvars.program import Program, model_modules
 from latentvars.rows import Rows
 from latentvars.storage import Registry, Undescribed, class_name, decode, decode_rows, read_fit
@@ -65,17 +66,20 @@ def load(
     _check_globals(program, document["globals"]["shapes"])
     fixed, tied = (decode(document["globals"].get(what), tensors, known) for what in ("fixed", "tied"))
     program = program.restricted(fixed, tied)
+    known_globals = _globals(document["globals"], program, tensors, guide, known)
+    shared = shared_posterior(program, known_globals.point, rows) if program.roles.choices else None
     return Fit(
-        program,
+        program if shared is None else program.given(shared.mode),
         rows,
         algorithm if algorithm is not None else _optional(document["algorithm"], tensors, known),
-        _globals(document["globals"], program, tensors, guide, known),
+        known_globals,
         Status[document["status"]],
         tensors["history"].numpy(),
         tensors["row_log_likelihood"],
         document["seed"],
         document["seconds"],
         optima=decode(document["optima"], tensors, known),
+        shared=shared,
     )
 
 

@@ -100,7 +100,9 @@ def explained(error: NumericalError) -> NumericalError:
     if not text:
         return error
     found = NumericalError(f"{error.given}\n  degenerate: {text}", error.needed, error.remedy)
-    found.fit = fit  # type: ignore[attr-defined]
+    found.fit = fit
+    for note in getattr(error, "__notes__", ()):
+        found.add_note(note)
     return found
 
 

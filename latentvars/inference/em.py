@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from latentvars.inference.posteriors import PointMass
 from latentvars.inference.screening import cannot_screen, screen
 from latentvars.inference.settings import check_at_least, check_share
 from latentvars.inference.stopping import Status, StopRule, Tolerance
+from latentvars.inference.summed import SummedExpected, SummedPlan, make_summed_plan
 from latentvars.program import Program, model_parameters
 from latentvars.rows import Batch, Rows
 
@@ -26,6 +28,26 @@ SAME_OPTIMUM = 1e-5
 SHORT_RUN = 100
 SHORT_TOLERANCE = 1e-8
 DECREASE = 1e-8  # relative fall of the objective that rounding explains
+
+
+@dataclass(frozen=True)
+class Steps:
+    """E- and M-steps of a model without discrete globals, by its plan; :class:`SummedPlan` has those of one with."""
+
+    program: Program
+    plan: Plan
+
+    def expected(self, values: Mapping[str, Tensor], batch: Batch, *, with_prior: bool) -> Expected:
+        return expected(self.program, self.plan, values, batch, with_prior=with_prior)
+
+    def maximise(self, values: Mapping[str, Tensor], total: Expected) -> dict[str, Tensor]:
+        return maximise(self.program, self.plan, values, total)
+
+    def lowering(self, values: Mapping[str, Tensor], total: Expected) -> list[str]:
+        return lowering(self.program, self.plan, values, total)
+
+    def collapsed(self, values: Mapping[str, Tensor]) -> tuple[str, ...]:
+        return collapsed(self.plan, values)
 
 
 @dataclass(frozen=True)
@@ -43,13 +65,18 @@ class EMState:
     """
 
     program: Program
-    plan: Plan
+    plan: Plan | SummedPlan
     values: Mapping[str, Tensor]
     objective: float = -math.inf
     updates: int = 0
     change: float = math.inf
-    last: tuple[Mapping[str, Tensor], Expected] | None = None
+    last: tuple[Mapping[str, Tensor], Any] | None = None
     trial: Trial | None = None
+
+    @property
+    def steps(self) -> Any:
+        """What does the E- and M-steps: :class:`Steps`, or a plan over the discrete globals."""
+        return self.plan if isinstance(self.plan, SummedPlan) else Steps(self.program, self.plan)
 
 
 @dataclass(frozen=True)
@@ -57,6 +84,8 @@ class EM:
     """Maximise prior(θ) + Σ wₙ log p(xₙ | θ), the discrete locals summed out exactly (Dempster, Laird & Rubin 1977).
 
     With flat priors that is maximum likelihood, otherwise the posterior mode in the constrained parametrisation.
+    Discrete globals, which all rows share, are summed out over their joint values as well: the objective is then
+    log Σ_g p(θ, g) Π p(xₙ | θ, g)^{wₙ}, and ``fit.shared`` is their posterior. A pass costs as many E-steps.
     Each M-step is a sequence of conditional maximisations (Meng & Rubin 1993); ``fit.explain()`` lists its rules.
 
     Attributes:
@@ -109,6 +138,8 @@ class EM:
 
     def screen(self, problem: Problem, starts: Sequence[Mapping[str, Tensor]]) -> list[Screened] | OneByOne:
         """Up to 100 steps of all starts together, where the M-step is closed and the data are small."""
+        if problem.program.roles.choices:
+            return OneByOne("its discrete globals are summed out start by start")
         plan = plan_m_step(problem, self.variance_floor)
         if self.accelerate:
             return OneByOne("each is accelerated by itself")
@@ -121,21 +152,21 @@ class EM:
         Raises:
             SupportError: continuous locals or network weights, for which there is no exact E- or M-step.
         """
-        plan = plan_m_step(problem, self.variance_floor)
+        plan = (plan_summed if problem.program.roles.choices else plan_m_step)(problem, self.variance_floor)
         trial = Trial() if self.accelerate else None
         return EMState(problem.program, plan, dict(problem.start), trial=trial)
 
-    def contribution(self, state: EMState, batch: Batch, position: int) -> Expected:
+    def contribution(self, state: EMState, batch: Batch, position: int) -> Expected | SummedExpected:
         """Expected sufficient statistics of a batch; the log prior is the share of the first batch."""
-        return expected(state.program, state.plan, state.values, batch, with_prior=position == 0)
+        return state.steps.expected(state.values, batch, with_prior=position == 0)
 
-    def objective(self, state: EMState, total: Expected) -> float:
+    def objective(self, state: EMState, total: Expected | SummedExpected) -> float:
         """The objective before the update; an extrapolation that lowers it is not counted: it will be taken back."""
         if state.trial is not None and state.trial.extrapolated:
             return max(total.objective, state.objective)
         return total.objective
 
-    def update(self, state: EMState, total: Expected) -> EMState:
+    def update(self, state: EMState, total: Expected | SummedExpected) -> EMState:
         """The M-step.
 
         Raises:
@@ -147,13 +178,13 @@ class EM:
         slack = DECREASE * max(1.0, abs(state.objective))
         if total.objective < state.objective - slack:
             raise _decrease(state, total)
-        values = maximise(state.program, state.plan, state.values, total)
+        values = state.steps.maximise(state.values, total)
         check_finite(values)
         change = largest_change(state.values, values)
         if trial is not None:
             updated = values
             trial, values = trial.step(state.program.space, state.values, updated)
-            if trial.extrapolated and collapsed(state.plan, values):  # beyond what the floor allows
+            if trial.extrapolated and state.steps.collapsed(values):  # beyond what the floor allows
                 trial, values = trial.rejected(), updated
         return replace(
             state,
@@ -167,7 +198,7 @@ class EM:
 
     def collapsed(self, state: EMState) -> tuple[str, ...]:
         """Components whose variance stands at the floor, around a few rows only."""
-        return collapsed(state.plan, state.values)
+        return state.steps.collapsed(state.values)
 
     def posterior(self, state: EMState) -> PointMass:
         return PointMass(dict(state.values))
@@ -179,7 +210,17 @@ def plan_m_step(problem: Problem, floor: float) -> Plan:
     Raises:
         SupportError: continuous locals or network weights, for which there is no exact E- or M-step.
     """
-    program = problem.program
+    _check_exact(problem.program)
+    return plan_of(problem, floor)
+
+
+def plan_summed(problem: Problem, floor: float) -> SummedPlan:
+    """The M-step of a model with discrete globals; errors as :func:`plan_m_step`."""
+    _check_exact(problem.program)
+    return make_summed_plan(problem, _planning_rows(problem), floor)
+
+
+def _check_exact(program: Program) -> None:
     if program.roles.continuous:
         raise SupportError(
             given=f"EM on a model with the continuous locals {list(program.roles.continuous)}",
@@ -193,14 +234,16 @@ def plan_m_step(problem: Problem, floor: float) -> Plan:
             needed="globals as pyro.sample sites",
             remedy="fit it with lv.SVI(...)",
         )
-    return plan_of(problem, floor)
 
 
 def plan_of(problem: Problem, floor: float) -> Plan:
     """The M-step of a model, continuous locals where its guide draws them."""
+    return make_plan(problem.program, _planning_rows(problem), problem.start, floor)
+
+
+def _planning_rows(problem: Problem) -> Batch:
     used = problem.rows.weights.nonzero().flatten()[:PLAN_ROWS]
-    first = problem.rows.batch(used, dtype=problem.program.dtype)
-    return make_plan(problem.program, first, problem.start, floor)
+    return problem.rows.batch(used, dtype=problem.program.dtype)
 
 
 def check_finite(values: Mapping[str, Tensor]) -> None:
@@ -224,11 +267,11 @@ def largest_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) ->
     return max(shares, default=0.0)
 
 
-def _decrease(state: EMState, total: Expected) -> NumericalError:
+def _decrease(state: EMState, total: Expected | SummedExpected) -> NumericalError:
     """Name the global whose part of the last M-step lowered Q."""
     culprit = "unknown (no statistics were kept)"
     if state.last is not None:
-        culprit = ", ".join(lowering(state.program, state.plan, *state.last)) or "none alone"
+        culprit = ", ".join(state.steps.lowering(*state.last)) or "none alone"
     return NumericalError(
         given=f"EM lowered its objective from {state.objective:.10g} to {total.objective:.10g} nats at update "
         f"{state.updates}; globals whose M-step lowered Q: {culprit}",

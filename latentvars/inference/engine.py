@@ -127,11 +127,15 @@ class Run:
     def _not_finite(self, group: list[Batch], epoch: int) -> NumericalError:
         """Say which site on which rows is to blame."""
         values = self.algorithm.posterior(self.state).point
+        choices = self.program.roles.choices
+        program = self.program.given(choices[0]) if choices else self.program
         culprits = []
         for batch in group:
-            densities = self.program.site_log_probs(values, batch, derive(self.seed, 5))
+            densities = program.site_log_probs(values, batch, derive(self.seed, 5))
             for name, log_prob in densities.items():
-                if name in self.program.space.names:
+                if name in choices.names:
+                    continue
+                if name in program.space.names:
                     if not bool(log_prob.isfinite().all()):
                         culprits.append(f"global {name!r}")
                     continue

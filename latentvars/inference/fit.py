@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from latentvars.contract import LatentModel
-from latentvars.errors import KindError, NumericalError, SettingError
+from latentvars.errors import KindError, NumericalError, SettingError, SupportError
 from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
 from latentvars.inference.binding import prepared
 from latentvars.inference.degenerate import empty
@@ -25,6 +25,7 @@ from latentvars.inference.stopping import Status
 from latentvars.posterior import LatentPosterior
 from latentvars.posterior.datatree import Knowledge, datatree
 from latentvars.posterior.imputation import impute
+from latentvars.posterior.shared import SharedPosterior, shared_posterior
 from latentvars.posterior.standard_errors import Kind, StandardErrors, Weights, standard_errors
 from latentvars.posterior.summary import summary
 from latentvars.program import Program, check_labels, check_missing, model_parameters
@@ -47,11 +48,13 @@ class Fit:
         status: how the run ended.
         history: objective after each pass, nats per row.
         row_log_likelihood: ``[N]`` marginal log-likelihood of each row at the point, nats; an ELBO where there are
-            continuous locals.
+            continuous locals. Given the most probable value of the discrete globals, where there are some.
         seed: of the run.
         seconds: run time.
         state: the algorithm's last state, to resume from; None for a loaded fit.
         optima: where every start ended; None for a single start.
+        shared: the posterior of the discrete globals at the point; None where the model has none. What is read off row
+            by row (latents, scores, predictions, imputations) is given their most probable value.
     """
 
     program: Program
@@ -65,6 +68,7 @@ class Fit:
     seconds: float = 0.0
     state: Any = field(default=None, repr=False)
     optima: Optima | None = None
+    shared: SharedPosterior | None = None
 
     @staticmethod
     def of(
@@ -81,8 +85,10 @@ class Fit:
         optima: Optima | None = None,
     ) -> Fit:
         """Complete a fit with the log-likelihood of its rows at the point."""
+        shared = shared_posterior(program, posterior.point, rows) if program.roles.choices else None
+        program = program if shared is None else program.given(shared.mode)
         scores = row_scores(program, posterior.point, rows, seed)
-        return Fit(program, rows, algorithm, posterior, status, history, scores, seed, seconds, state, optima)
+        return Fit(program, rows, algorithm, posterior, status, history, scores, seed, seconds, state, optima, shared)
 
     @property
     def model(self) -> LatentModel:
@@ -118,7 +124,12 @@ class Fit:
 
     @property
     def log_likelihood(self) -> float:
-        """Σ wₙ log p(xₙ) at the point, nats, locals removed; a lower bound where there are continuous locals."""
+        """Σ wₙ log p(xₙ) at the point, nats, locals removed; a lower bound where there are continuous locals.
+
+        With discrete globals g it is log Σ_g p(g) Π p(xₙ | g)^{wₙ}, which is no sum over rows.
+        """
+        if self.shared is not None:
+            return self.shared.evidence
         return float((self.rows.weights.to(self.program.dtype) * self.row_log_likelihood).sum())
 
     @property
@@ -257,7 +268,7 @@ class Fit:
 
         Raises:
             KindError: the globals are a distribution, whose standard deviations :meth:`summary` has.
-            SupportError: continuous locals or network weights.
+            SupportError: continuous locals, network weights, or discrete globals.
             NumericalError: the point is no maximum.
             SettingError: too few rows for a sandwich.
         """
@@ -267,11 +278,22 @@ class Fit:
                 needed="a point: a fit by lv.EM() or lv.SVI(guide=lv.Delta())",
                 remedy="read the standard deviations off fit.summary()",
             )
+        if self.shared is not None:
+            raise SupportError(
+                given=f"standard errors of a model with the discrete globals {list(self.shared.choices.names)}",
+                needed="rows that are independent given the continuous globals",
+                remedy="read how certain they are off fit.shared.table(); lv.bootstrap(fit) has standard errors",
+            )
         return standard_errors(self.program, self.point, self.rows, kind, weights)
 
     @property
     def _has_errors(self) -> bool:
-        return self.exact and bool(self.program.space.size) and not model_parameters(self.program.model)
+        return (
+            self.exact
+            and self.shared is None
+            and bool(self.program.space.size)
+            and not model_parameters(self.program.model)
+        )
 
     def save(
         self,
@@ -324,6 +346,9 @@ class Fit:
             (rule.name, rule.enters, rule.reason if rule.closed or not rule.possible else f"L-BFGS on Q: {rule.reason}")
             for rule in plan.rules
         ]
+        if self.shared is not None:
+            size = len(self.shared.choices)
+            lines += [(name, "–", f"summed out over {size} joint values") for name in self.shared.choices.names]
         widths = [max(len(line[k]) for line in lines) for k in range(2)]
         return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in lines)
 
@@ -340,6 +365,9 @@ class Fit:
         notes = getattr(self.algorithm, "notes", None)
         if notes is not None and self.state is not None:
             lines += [f"  {note}" for note in notes(self.state)]
+        if self.shared is not None:
+            mode = ", ".join(f"{name} = {value.tolist()}" for name, value in self.shared.mode.items())
+            lines.append(f"  {mode} with probability {float(self.shared.probs.max()):.4f}")
         if self.collapsed:
             lines.append(f"  collapsed onto a few rows: {', '.join(self.collapsed)}; the optimum is spurious")
         if self.empty:

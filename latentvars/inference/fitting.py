@@ -117,7 +117,7 @@ def _resumed(resume: Fit, data: Any, algorithm: Algorithm, progress: bool | None
             needed="the data of the earlier fit",
             remedy="begin a new fit where it ended: lv.fit(..., start=fit.point)",
         )
-    program, state = _unshared(resume.program, resume.state)
+    program, state = _unshared(resume.program.given({}), resume.state)
     if state is None:
         state = algorithm.init(Problem(program, rows, resume.point, resume.seed))
     run = Run(algorithm, program, rows, resume.seed, state, list(resume.history))

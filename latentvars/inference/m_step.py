@@ -6,17 +6,26 @@ wherever the factors have sufficient statistics.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.optimize import Bounds, minimize
-from torch import Tensor
+from torch import Size, Tensor
 
 from latentvars.contract import Factor
 from latentvars.errors import NumericalError
-from latentvars.families import Arguments, MStep, Selection, Statistics, laws, without_wrappers
+from latentvars.families import (
+    Arguments,
+    Family,
+    MStep,
+    Reference,
+    Selection,
+    Statistics,
+    laws,
+    without_wrappers,
+)
 from latentvars.inference.m_step_plan import Leaf, Plan, Rule, all_leaves
 from latentvars.program import Expectation, GlobalSpace, Program, Restriction
 from latentvars.program.run import Run
@@ -86,6 +95,30 @@ class Expected:
         return Expected(factor * self.objective, statistics)
 
 
+@dataclass(frozen=True)
+class Standing:
+    """An argument of a family in which a global stands: what a closed form is computed from.
+
+    Attributes:
+        selection: the global's blocks in the argument.
+        arguments: all arguments of the family, un-broadcast.
+        statistics: expected statistics, ``target + event``.
+        target: joint batch shape of the arguments.
+    """
+
+    selection: Selection
+    arguments: Arguments
+    statistics: Statistics
+    target: Size
+
+    @staticmethod
+    def of(program: Program, rule: Rule, leaf: Leaf, current: Mapping[str, Tensor], total: Expected) -> Standing:
+        """Where the global of a rule stands in a leaf."""
+        selection = leaf.sources[rule.argument]
+        assert isinstance(selection, Selection)
+        return Standing(selection, _arguments(program, leaf, current), total.statistics[leaf.name], leaf.target)
+
+
 def expected(program: Program, plan: Plan, values: Mapping[str, Tensor], batch: Batch, *, with_prior: bool) -> Expected:
     """The E-step of a batch, reduced to what the M-step needs; the log prior is counted where it is asked for."""
     expectation = program.expectation(values, batch)
@@ -153,22 +186,26 @@ def _closed(
     program: Program, plan: Plan, rule: Rule, leaf: Leaf, current: Mapping[str, Tensor], total: Expected
 ) -> Tensor:
     """The closed-form maximum of one global."""
-    selection = leaf.sources[rule.argument]
-    assert isinstance(selection, Selection)
+    standing = Standing.of(program, rule, leaf, current, total)
+    return solved(program, rule, leaf.family, plan.references[leaf.name], standing, current)
+
+
+def solved(
+    program: Program,
+    rule: Rule,
+    family: Family,
+    reference: Reference,
+    standing: Standing,
+    current: Mapping[str, Tensor],
+) -> Tensor:
+    """The maximum of Q + log prior in one global that stands in an argument of a family."""
+    selection = standing.selection
     prior = without_wrappers(program.global_sites(current)[rule.name]) if rule.hierarchical else rule.prior
     restriction, value = program.space[rule.name].restriction, current[rule.name]
     if restriction is not None and restriction.tied:
         selection, value = _merged(selection, restriction, value)
-    step = MStep(
-        rule.argument,
-        _arguments(program, leaf, current),
-        total.statistics[leaf.name],
-        leaf.target,
-        selection,
-        value,
-        prior,
-    )
-    found = leaf.family.maximise(step, plan.references[leaf.name])
+    step = MStep(rule.argument, standing.arguments, standing.statistics, standing.target, selection, value, prior)
+    found = family.maximise(step, reference)
     if restriction is None:
         return found
     whole = found[restriction.code] if restriction.tied else found
@@ -246,26 +283,48 @@ def _arguments(
 def _numeric(
     program: Program, plan: Plan, current: dict[str, Tensor], total: Expected, effort: Effort
 ) -> dict[str, Tensor]:
-    """L-BFGS on Q + log prior over the globals without a closed form; a step that does not improve is not taken."""
-    space = program.space.subset(plan.numeric)
+    """L-BFGS on Q + log prior over the globals without a closed form."""
+
+    def objective(values: Mapping[str, Tensor]) -> Tensor:
+        return complete_objective(program, plan, values, total)
+
+    return climb(program, plan.numeric, objective, current, effort, plan.floors)
+
+
+def climb(
+    program: Program,
+    names: tuple[str, ...],
+    objective: Callable[[Mapping[str, Tensor]], Tensor],
+    current: dict[str, Tensor],
+    effort: Effort = EXHAUSTIVE,
+    floors: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """L-BFGS over some globals in unconstrained space; a step that does not improve is not taken.
+
+    ``floors`` has least values of positive globals; one that begins lower does not fall further.
+
+    Raises:
+        NumericalError: the objective or its slope is not finite, or the slope leads nowhere.
+    """
+    space = program.space.subset(names)
 
     def negative(free: np.ndarray) -> tuple[float, np.ndarray]:
         vector = torch.tensor(free, dtype=program.dtype, requires_grad=True)
         values, _ = space.constrain(vector)
         with torch.enable_grad():
-            objective = complete_objective(program, plan, {**current, **values}, total)
-        (gradient,) = torch.autograd.grad(objective, vector)
-        value = float(objective.detach())
+            found = objective({**current, **values})
+        (gradient,) = torch.autograd.grad(found, vector)
+        value = float(found.detach())
         return (-value, -gradient.double().numpy()) if np.isfinite(value) else (np.inf, np.zeros_like(free))
 
     free = space.unconstrain({name: current[name] for name in space.names}).double()
     start = free.nan_to_num().clamp(-EDGE, EDGE).numpy()
     before, slope = negative(start)
     _check_slope(space, before, slope)
-    least = np.minimum(_lowest(space, plan.floors), start)
+    least = np.minimum(_lowest(space, floors or {}), start)
     slope = np.where((start <= least) & (slope > 0), 0.0, slope)  # downwards there is no way on
     options = {"maxiter": effort.steps, "ftol": effort.tolerance, "gtol": 1e-9}
-    bounds = Bounds(least, np.inf) if plan.floors else None  # type: ignore[arg-type]
+    bounds = Bounds(least, np.inf) if floors else None  # type: ignore[arg-type]
     found = minimize(negative, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     if not found.fun < before:
         if np.abs(slope).max() > STUCK * max(1.0, abs(before)) and np.abs(start).max() < EDGE:

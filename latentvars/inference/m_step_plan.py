@@ -135,7 +135,7 @@ def make_plan(program: Program, first: Batch, start: Mapping[str, Tensor], floor
         start: any valid globals.
         floor: least variance of a normal, as a share of the variance of the data.
     """
-    probes = [_probe(program, seed) for seed in PROBE_SEEDS]
+    probes = [probe(program, seed) for seed in PROBE_SEEDS]
     runs = [
         all_leaves(program.factor_distributions(values, sketch))
         for values, sketch in zip(probes, program.sketches, strict=True)
@@ -173,7 +173,7 @@ def _ordered(rules: list[Rule]) -> list[Rule]:
     return sorted(rules, key=place)
 
 
-def _probe(program: Program, seed: int) -> dict[str, Tensor]:
+def probe(program: Program, seed: int) -> dict[str, Tensor]:
     """Random interior globals that require gradients; almost surely no two numbers in them are equal."""
     space = program.space.unrestricted
     free = torch.randn(space.size, generator=generator(seed), dtype=torch.float64).to(program.dtype)

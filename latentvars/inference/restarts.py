@@ -141,10 +141,10 @@ def ended(run: Run, progress: bool | None) -> Run:
         raise explained(error) from error
     if isinstance(getattr(run.algorithm, "degenerate", Keep()), Keep) or run.status is Status.INTERRUPTED:
         return run
-    point = run.algorithm.posterior(run.state).point
-    error = refused(run.program, point, run.rows, run.algorithm.collapsed(run.state))
+    fit = run.finished(None)
+    error = refused(fit.program, fit.point, run.rows, fit.collapsed)
     if error is not None:
-        error.fit = run.finished(None)  # type: ignore[attr-defined]
+        error.fit = fit
         raise error
     return run
 

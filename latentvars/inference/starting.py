@@ -143,7 +143,8 @@ def _best_prior_draw(
     if not scores:
         assert failure is not None
         raise failure
-    return candidates[-max(scores)[1]]
+    best = candidates[-max(scores)[1]]
+    return {name: best[name] for name in program.space.names}
 
 
 def _check_start(program: Program, name: str, value: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Where Pyro's handlers live: roles of sites, score, E-step weights, unconstrained ↔ constrained."""
 
+from latentvars.program.choices import Choices
 from latentvars.program.gaps import check_missing
 from latentvars.program.globals import GlobalSite, GlobalSpace
 from latentvars.program.labels import check_labels
@@ -10,6 +11,7 @@ from latentvars.program.roles import Roles
 
 __all__ = [
     "Bound",
+    "Choices",
     "Expectation",
     "GlobalSite",
     "GlobalSpace",

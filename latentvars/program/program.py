@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from latentvars.contract import Factor, LatentModel, Score
-from latentvars.errors import NumericalError
+from latentvars.errors import NumericalError, SupportError
 from latentvars.program.globals import GlobalSpace
 from latentvars.program.labels import GiveLabels
 from latentvars.program.missing import IntegrateMissing, without_missing
@@ -74,12 +74,14 @@ class Program:
         dtype: precision of data and globals. The rule: that of the model's networks where it has some, else float64.
         sketches: two rows (of at most three steps) and three rows (of at most two) on which the structure can be traced
             again: what differs between them depends on the rows.
+        chosen: values at which the discrete globals stand; a model that has some cannot be run without.
     """
 
     model: LatentModel
     roles: Roles
     dtype: torch.dtype
     sketches: tuple[Batch, Batch] = field(repr=False)
+    chosen: Mapping[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def of(model: LatentModel, rows: Rows, dtype: torch.dtype | None = None) -> Program:
@@ -103,6 +105,10 @@ class Program:
         if not fixed and not tied:
             return self
         return replace(self, roles=replace(self.roles, space=self.space.restricted(fixed or {}, tied or {})))
+
+    def given(self, chosen: Mapping[str, Tensor]) -> Program:
+        """The program with its discrete globals at these values; without values: with them open."""
+        return replace(self, chosen=chosen)
 
     @property
     def sketch(self) -> Batch:
@@ -190,10 +196,11 @@ class Program:
         return {name: run.sites[name].fn for name in self.space.names}
 
     def prior_draw(self, seed: int) -> dict[str, Tensor]:
-        """One draw of the globals from their priors (starting values where the prior is flat)."""
+        """One draw of all globals from their priors (starting values where the prior is flat)."""
         with torch.no_grad(), seeded(seed), self._around():
             run = read(poutine.trace(self.model.model).get_trace(self.sketch))
-        return self.space.project({name: run.sites[name].value.to(self.dtype) for name in self.space.names})
+        drawn = {name: run.sites[name].value for name in self.roles.choices.names}
+        return drawn | self.space.project({name: run.sites[name].value.to(self.dtype) for name in self.space.names})
 
     def beliefs(self, values: Mapping[str, Tensor], batch: Batch, seed: int = 0) -> dict[str, TorchDistribution]:
         """The posterior of each local given its row: exact for discrete ones, the guide's for continuous ones."""
@@ -222,7 +229,7 @@ class Program:
 
     def predict(self, values: Mapping[str, Tensor], batch: Batch, seed: int) -> dict[str, Tensor]:
         """One draw of the observed sites: locals from the model given the globals, then new observations."""
-        model = poutine.condition(poutine.uncondition(self.model.model), data=dict(values))
+        model = poutine.condition(poutine.uncondition(self.model.model), data={**self.chosen, **values})
         with torch.no_grad(), seeded(seed), self._around():
             run = read(poutine.trace(model).get_trace(batch))
         return {name: run.sites[name].value for name in self.roles.observed}
@@ -259,7 +266,14 @@ class Program:
             ) from error
 
     def _conditioned(self, values: Mapping[str, Tensor], batch: Batch) -> Any:
-        model: Any = poutine.condition(self.model.model, data=dict(values))
+        data = {**self.chosen, **values}
+        if not data.keys() >= set(self.roles.choices.names):
+            raise SupportError(
+                given=f"a model with the discrete globals {list(self.roles.choices.names)}, which all rows share",
+                needed="an algorithm that sums them out",
+                remedy="fit it with lv.EM(), or make them locals of a row",
+            )
+        model: Any = poutine.condition(self.model.model, data=data)
         model = model if batch.observed is None else IntegrateMissing()(model)
         return GiveLabels(batch)(model) if batch.known else model
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
@@ -12,6 +12,7 @@ from pyro import poutine
 from latentvars.contract import LatentModel
 from latentvars.distributions.bijection import bijection
 from latentvars.errors import LatentVarsError, ModelError, SupportError
+from latentvars.program.choices import Choices, choices_of
 from latentvars.program.globals import GlobalSpace
 from latentvars.program.modules import check_reachable
 from latentvars.program.run import Run, Site, read
@@ -28,7 +29,8 @@ class Roles:
     """The sites of a model by what is done with them.
 
     Attributes:
-        space: the globals.
+        space: the continuous globals.
+        choices: the values that the discrete globals can take together.
         discrete: local sites that are enumerated and summed out.
         continuous: local sites that the guide samples.
         observed: observed sites inside the rows plate.
@@ -40,6 +42,7 @@ class Roles:
     continuous: tuple[str, ...]
     observed: tuple[str, ...]
     nesting: int
+    choices: Choices = field(default_factory=Choices)
 
 
 def find_roles(model: LatentModel, two: Batch, three: Batch, dtype: torch.dtype) -> Roles:
@@ -59,9 +62,12 @@ def find_roles(model: LatentModel, two: Batch, three: Batch, dtype: torch.dtype)
         if not site.local:
             _check_outside(site, other.sites[name])
     hidden = {name: site for name, site in run.sites.items() if not site.observed}
+    shared = {name: site for name, site in hidden.items() if not site.local}
+    choices = choices_of({name: site for name, site in shared.items() if _is_discrete(site)})
+    numbers = {name: site for name, site in shared.items() if name not in choices.names}
     space = GlobalSpace.of(
-        {name: site.value for name, site in hidden.items() if not site.local},
-        {name: _global_support(site) for name, site in hidden.items() if not site.local},
+        {name: site.value for name, site in numbers.items()},
+        {name: _global_support(site) for name, site in numbers.items()},
     )
     discrete = tuple(name for name, site in hidden.items() if site.local and site.fn.has_enumerate_support)
     continuous = tuple(name for name, site in hidden.items() if site.local and name not in discrete)
@@ -71,7 +77,7 @@ def find_roles(model: LatentModel, two: Batch, three: Batch, dtype: torch.dtype)
     for name in observed:
         check_shape(other.sites[name])
     guided = _guide_nesting(model, two, dtype, continuous, discrete)
-    return Roles(space, discrete, continuous, observed, max(run.nesting, guided))
+    return Roles(space, discrete, continuous, observed, max(run.nesting, guided), choices)
 
 
 def check_observed(model: LatentModel, batch: Batch, dtype: torch.dtype) -> None:
@@ -150,6 +156,11 @@ def _check_outside(site: Site, other: Site) -> None:
         )
 
 
+def _is_discrete(site: Site) -> bool:
+    support: Any = site.fn.support
+    return bool(getattr(support, "is_discrete", False))
+
+
 def _global_support(site: Site) -> Any:
     support: Any = site.fn.support
     try:
@@ -158,8 +169,8 @@ def _global_support(site: Site) -> Any:
     except NotImplementedError as error:
         raise SupportError(
             given=f"global {site.name!r} ~ {type(site.fn).__name__} has support {support}",
-            needed="a continuous support with a bijection to the real numbers",
-            remedy="sum a discrete global out by hand, or make it a local of each row",
+            needed="a continuous support with a bijection to the real numbers, or finitely many values",
+            remedy="choose a distribution on another support",
         ) from error
     return support
 
