@@ -3,9 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from latentvars import datasets, models
+from latentvars import models
 from latentvars.distributions import flat
-from latentvars.embedding import Embedding
 from latentvars.inference import (
     EM,
     SVI,
@@ -38,10 +37,20 @@ from latentvars.posterior import LatentPosterior
 from latentvars.posterior.standard_errors import StandardErrors
 from latentvars.rows import Batch, Design, Rows
 from latentvars.starts import Hierarchical, KMeansPlusPlus, Memberships, PriorDraws, RandomRows
-from latentvars.studies import Bootstrap, bootstrap
 
 if TYPE_CHECKING:
-    from latentvars import plots
+    from latentvars import datasets, plots
+    from latentvars.embedding import Embedding
+    from latentvars.studies import Bootstrap, bootstrap
+
+# imported when they are first used, as what they stand on (scikit-learn, matplotlib, joblib) is slow to import
+LATER = {
+    "datasets": ("latentvars.datasets", ""),
+    "plots": ("latentvars.plots", ""),
+    "Embedding": ("latentvars.embedding", "Embedding"),
+    "Bootstrap": ("latentvars.studies", "Bootstrap"),
+    "bootstrap": ("latentvars.studies", "bootstrap"),
+}
 
 __version__ = "0.1.0"
 
@@ -93,7 +102,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``lv.plots`` is imported when it is first used: matplotlib is slow to import."""
-    if name == "plots":
-        return import_module("latentvars.plots")
-    raise AttributeError(f"module 'latentvars' has no attribute {name!r}")
+    """What is imported when it is first used."""
+    if name not in LATER:
+        raise AttributeError(f"module 'latentvars' has no attribute {name!r}")
+    module, attribute = LATER[name]
+    found = import_module(module)
+    return getattr(found, attribute) if attribute else found
+
+
+def __dir__() -> list[str]:
+    return __all__

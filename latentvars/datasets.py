@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.datasets import load_digits, load_iris
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -46,7 +45,9 @@ class Dataset:
 
 def iris() -> Dataset:
     """Fisher's irises: x ``[150, 4]`` in cm, three species of 50."""
-    bunch: Any = load_iris()
+    from sklearn import datasets
+
+    bunch: Any = datasets.load_iris()
     features = tuple(name.removesuffix(" (cm)") + " / cm" for name in bunch.feature_names)
     source = (
         "R. A. Fisher (1936), The use of multiple measurements in taxonomic problems, Annals of Eugenics 7, 179-188; "
@@ -58,7 +59,9 @@ def iris() -> Dataset:
 
 def digits() -> Dataset:
     """Handwritten digits: x ``[1797, 64]``, grey levels 0 … 16 of 8 × 8 images row by row; target 0 … 9."""
-    bunch: Any = load_digits()
+    from sklearn import datasets
+
+    bunch: Any = datasets.load_digits()
     source = (
         "E. Alpaydin and C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning Repository; "
         "its test part, scikit-learn's copy"

@@ -20,6 +20,7 @@ from latentvars.inference.screening import cannot_screen, screen
 from latentvars.inference.settings import check_at_least, check_share
 from latentvars.inference.stopping import Status, StopRule, Tolerance
 from latentvars.inference.summed import SummedExpected, SummedPlan, make_summed_plan
+from latentvars.inference.tabulated import Tabulated
 from latentvars.program import Program, model_parameters
 from latentvars.rows import Batch, Rows
 
@@ -62,6 +63,7 @@ class EMState:
         change: largest relative change of a global in the last update.
         last: the globals before the last update and its expected statistics, to tell who lowered the objective.
         trial: progress of the acceleration; None where there is none.
+        table: the E-step of all rows at once; None where it goes the general way.
     """
 
     program: Program
@@ -72,6 +74,7 @@ class EMState:
     change: float = math.inf
     last: tuple[Mapping[str, Tensor], Any] | None = None
     trial: Trial | None = None
+    table: Tabulated | None = None
 
     @property
     def steps(self) -> Any:
@@ -154,11 +157,17 @@ class EM:
         """
         plan = (plan_summed if problem.program.roles.choices else plan_m_step)(problem, self.variance_floor)
         trial = Trial() if self.accelerate else None
-        return EMState(problem.program, plan, dict(problem.start), trial=trial)
+        table = None
+        if isinstance(plan, Plan) and self.batch_size is None:
+            table = Tabulated.of(problem.program, plan, problem.rows)
+        return EMState(problem.program, plan, dict(problem.start), trial=trial, table=table)
 
     def contribution(self, state: EMState, batch: Batch, position: int) -> Expected | SummedExpected:
         """Expected sufficient statistics of a batch; the log prior is the share of the first batch."""
-        return state.steps.expected(state.values, batch, with_prior=position == 0)
+        found = None
+        if state.table is not None and state.table.covers(batch):
+            found = state.table.expected(state.values, with_prior=position == 0)
+        return found or state.steps.expected(state.values, batch, with_prior=position == 0)
 
     def objective(self, state: EMState, total: Expected | SummedExpected) -> float:
         """The objective before the update; an extrapolation that lowers it is not counted: it will be taken back."""

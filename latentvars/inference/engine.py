@@ -42,6 +42,7 @@ class Run:
     backend: Backend = field(default_factory=Local)
     status: Status = Status.LIMIT
     seconds: float = 0.0
+    whole: Batch | None = None
 
     def finished(self, optima: Optima | None) -> Fit:
         """The fit of this run."""
@@ -107,12 +108,8 @@ class Run:
 
     def _pass(self, epoch: int, interrupted: Interruption) -> float | None:
         """One pass over the data; returns its objective, nats, or None where it was cut short."""
-        size = self.algorithm.rows_per_batch(self.rows)
-        batches = self.rows.batches(
-            size, seed=derive(self.seed, 4), epoch=epoch, shuffle=self.algorithm.shuffles(), dtype=self.program.dtype
-        )
         objective = 0.0
-        for group in grouped(batches, self.algorithm.batches_per_update(self.rows)):
+        for group in grouped(self._batches(epoch), self.algorithm.batches_per_update(self.rows)):
             if interrupted.asked:
                 return None
             total = self.backend.sum(
@@ -123,6 +120,16 @@ class Run:
             objective += self.algorithm.objective(self.state, total)
             self.state = self.algorithm.update(self.state, total)
         return objective
+
+    def _batches(self, epoch: int) -> Iterable[Batch]:
+        """The batches of a pass; where it is all rows in their order, the same one in every pass."""
+        size, shuffle = self.algorithm.rows_per_batch(self.rows), self.algorithm.shuffles()
+        if (size is None or size >= len(self.rows)) and not shuffle:
+            self.whole = self.whole or self.rows.batch(dtype=self.program.dtype)
+            return [self.whole]
+        return self.rows.batches(
+            size, seed=derive(self.seed, 4), epoch=epoch, shuffle=shuffle, dtype=self.program.dtype
+        )
 
     def _not_finite(self, group: list[Batch], epoch: int) -> NumericalError:
         """Say which site on which rows is to blame."""

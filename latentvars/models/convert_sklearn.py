@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from latentvars.errors import KindError, NameUnknownError
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
 
 
 def read(fitted: Any) -> tuple[str, dict[str, Tensor]]:
@@ -19,6 +21,8 @@ def read(fitted: Any) -> tuple[str, dict[str, Tensor]]:
     Raises:
         KindError: another estimator, or one that is not fitted.
     """
+    from sklearn.mixture import GaussianMixture
+
     if not isinstance(fitted, GaussianMixture) or not hasattr(fitted, "means_"):
         raise KindError(
             given=f"{type(fitted).__name__}{'' if hasattr(fitted, 'means_') else ' that is not fitted'}",
@@ -33,6 +37,8 @@ def read(fitted: Any) -> tuple[str, dict[str, Tensor]]:
 
 def write(form: str, point: Mapping[str, Tensor]) -> GaussianMixture:
     """A fitted mixture with the globals ``point``."""
+    from sklearn.mixture import GaussianMixture
+
     weights, means = (array(point, name) for name in ("weights", "loc"))
     covariances = array(point, "covariance") if form in ("full", "tied") else array(point, "scale") ** 2
     fitted = GaussianMixture(len(weights), covariance_type=form)

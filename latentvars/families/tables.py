@@ -1,0 +1,194 @@
+"""Exponential families as tables: log f(x | θ_k) = η(θ_k) · t(x), for all points and all components by one product.
+
+Features t(x) stand in rows and points in columns, so that what follows runs along contiguous memory; they are taken
+about the centre of a family's reference. After centring, a log density errs by about 1e-16 (range / standard
+deviation)²; beyond :data:`WIDEST` that would be felt, and the densities are worked out one component after the other
+instead.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, final
+
+import torch
+from torch import Size, Tensor
+
+from latentvars.families.base import Arguments, Family, Reference, Statistics
+from latentvars.families.discrete import BernoulliFamily, CategoricalFamily, RateFamily
+from latentvars.families.normal import LOG_TWO_PI, MultivariateNormalFamily, NormalFamily, covariance_of
+
+WIDEST = 1e3  # range over the smallest standard deviation
+MOST_CATEGORIES = 64
+
+
+class Table(ABC):
+    """One family over K components; D features of an observation, ``target`` ``[K]`` or ``[K, D]``."""
+
+    @abstractmethod
+    def features(self, value: Tensor, reference: Reference) -> Tensor:
+        """t(x) of observations ``[M, *E]``: ``[F, M]``, the first of them 1."""
+
+    @abstractmethod
+    def natural(self, arguments: Arguments, target: Size, reference: Reference) -> Tensor:
+        """η of each component, ``[K, F]``."""
+
+    @abstractmethod
+    def statistics(self, sums: Tensor, target: Size) -> Statistics:
+        """The family's statistics from Σ w t(x), ``[K, F]``."""
+
+    def base(self, value: Tensor) -> Tensor | None:
+        """The part of log f that no argument enters, ``[M]``; None where there is none."""
+        return None
+
+    def precise(self, arguments: Arguments, farthest: Tensor) -> bool:
+        """Whether the product keeps its digits; ``farthest`` ``[F]`` is the largest size of each feature."""
+        return True
+
+
+@final
+class NormalTable(Table):
+    """Features 1, x − c, (x − c)²."""
+
+    def features(self, value: Tensor, reference: Reference) -> Tensor:
+        shifted = (value - reference.centre.reshape(value.shape[1:])).reshape(len(value), -1).mT
+        return torch.cat([torch.ones_like(shifted[:1]), shifted, shifted.square()])
+
+    def natural(self, arguments: Arguments, target: Size, reference: Reference) -> Tensor:
+        loc = (arguments["loc"] - reference.centre.reshape(target[1:])).expand(target).reshape(target[0], -1)
+        scale = arguments["scale"].expand(target).reshape(target[0], -1)
+        precision = scale.pow(-2)
+        constant = -(0.5 * (LOG_TWO_PI + precision * loc.square()) + scale.log()).sum(-1, keepdim=True)
+        return torch.cat([constant, precision * loc, -0.5 * precision], -1)
+
+    def statistics(self, sums: Tensor, target: Size) -> Statistics:
+        size = (sums.shape[1] - 1) // 2
+        first, second = sums[:, 1 : 1 + size], sums[:, 1 + size :]
+        return {
+            "weight": sums[:, :1].expand(-1, size).reshape(target),
+            "first": first.reshape(target),
+            "second": second.reshape(target),
+        }
+
+    def precise(self, arguments: Arguments, farthest: Tensor) -> bool:
+        size = (len(farthest) - 1) // 2
+        return bool(farthest[1 : 1 + size].max() < WIDEST * arguments["scale"].min())
+
+
+@final
+class MultivariateNormalTable(Table):
+    """Features 1, x − c, and the products (x − c)_i (x − c)_j with i ≤ j."""
+
+    def features(self, value: Tensor, reference: Reference) -> Tensor:
+        shifted = (value - reference.centre).mT
+        size = len(shifted)
+        found = shifted.new_empty((1 + size + size * (size + 1) // 2, shifted.shape[1]))
+        found[0] = 1.0
+        found[1 : 1 + size] = shifted
+        at = 1 + size
+        for i in range(size):
+            torch.mul(shifted[i:], shifted[i], out=found[at : at + size - i])
+            at += size - i
+        return found
+
+    def natural(self, arguments: Arguments, target: Size, reference: Reference) -> Tensor:
+        loc = (arguments["loc"] - reference.centre).expand(*target, -1)
+        size = loc.shape[-1]
+        factor = torch.linalg.cholesky(covariance_of(arguments))
+        precision = torch.cholesky_inverse(factor).expand(*target, -1, -1)
+        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).expand(target)
+        first = (precision @ loc[..., None])[..., 0]
+        constant = -0.5 * (size * LOG_TWO_PI + log_det + (first * loc).sum(-1))
+        i, j = torch.triu_indices(size, size)
+        products = precision[:, i, j] * torch.where(i == j, -0.5, -1.0).to(precision.dtype)
+        return torch.cat([constant[:, None], first, products], -1)
+
+    def statistics(self, sums: Tensor, target: Size) -> Statistics:
+        size = round(((8 * sums.shape[1] + 1) ** 0.5 - 3) / 2)
+        i, j = torch.triu_indices(size, size)
+        second = sums.new_empty((len(sums), size, size))
+        second[:, i, j] = sums[:, 1 + size :]
+        second[:, j, i] = sums[:, 1 + size :]
+        return {"weight": sums[:, 0], "first": sums[:, 1 : 1 + size], "second": second}
+
+    def precise(self, arguments: Arguments, farthest: Tensor) -> bool:
+        covariance = covariance_of(arguments)
+        size = covariance.shape[-1]
+        factor, wrong = torch.linalg.cholesky_ex(covariance)
+        if bool(wrong.any()):
+            return False
+        largest = torch.cholesky_inverse(factor).diagonal(dim1=-2, dim2=-1).amax()
+        return bool(farthest[1 : 1 + size].max() * largest.sqrt() < WIDEST)
+
+
+@final
+class CountTable(Table):
+    """Poisson: features 1, x."""
+
+    def features(self, value: Tensor, reference: Reference) -> Tensor:
+        flat = value.reshape(len(value), -1).mT
+        return torch.cat([torch.ones_like(flat[:1]), flat])
+
+    def natural(self, arguments: Arguments, target: Size, reference: Reference) -> Tensor:
+        rate = arguments["rate"].expand(target).reshape(target[0], -1)
+        return torch.cat([-rate.sum(-1, keepdim=True), rate.log()], -1)
+
+    def statistics(self, sums: Tensor, target: Size) -> Statistics:
+        size = sums.shape[1] - 1
+        return {"events": sums[:, 1:].reshape(target), "exposure": sums[:, :1].expand(-1, size).reshape(target)}
+
+    def base(self, value: Tensor) -> Tensor:
+        return -torch.lgamma(value + 1).reshape(len(value), -1).sum(-1)
+
+
+@final
+class BernoulliTable(Table):
+    """Features 1, x."""
+
+    def features(self, value: Tensor, reference: Reference) -> Tensor:
+        flat = value.reshape(len(value), -1).mT
+        return torch.cat([torch.ones_like(flat[:1]), flat])
+
+    def natural(self, arguments: Arguments, target: Size, reference: Reference) -> Tensor:
+        probs = arguments["probs"].expand(target).reshape(target[0], -1)
+        return torch.cat([torch.log1p(-probs).sum(-1, keepdim=True), torch.logit(probs)], -1)
+
+    def statistics(self, sums: Tensor, target: Size) -> Statistics:
+        size = sums.shape[1] - 1
+        return {"successes": sums[:, 1:].reshape(target), "trials": sums[:, :1].expand(-1, size).reshape(target)}
+
+
+@final
+class CategoricalTable(Table):
+    """Features 1 and the indicator of each category."""
+
+    def __init__(self, categories: int) -> None:
+        self.categories = categories
+
+    def features(self, value: Tensor, reference: Reference) -> Tensor:
+        found = value.new_zeros((1 + self.categories, len(value)), dtype=torch.float64)
+        found[0] = 1.0
+        return found.scatter_(0, 1 + value.long()[None], 1.0)
+
+    def natural(self, arguments: Arguments, target: Size, reference: Reference) -> Tensor:
+        logs = arguments["probs"].expand(*target, -1).log()
+        return torch.cat([torch.zeros_like(logs[:, :1]), logs], -1)
+
+    def statistics(self, sums: Tensor, target: Size) -> Statistics:
+        return {"counts": sums[:, 1:]}
+
+
+def table_of(family: Family, fn: Any, value: Tensor, target: Size) -> Table | None:
+    """The table of a family over components, for observations ``[M, *E]``; None where it has none."""
+    own, plain = len(target), value.dim() - 1
+    if isinstance(family, NormalFamily) and own == 1 + plain:
+        return NormalTable()
+    if isinstance(family, MultivariateNormalFamily) and own == 1 and plain == 1:
+        return MultivariateNormalTable()
+    if isinstance(family, RateFamily) and family.observes_events and own == 1 + plain:
+        return CountTable()
+    if isinstance(family, BernoulliFamily) and type(fn).__name__ == "Bernoulli" and own == 1 + plain:
+        return BernoulliTable()
+    if isinstance(family, CategoricalFamily) and type(fn).__name__ == "Categorical" and own == 1 and plain == 0:
+        return CategoricalTable(fn.probs.shape[-1]) if fn.probs.shape[-1] <= MOST_CATEGORIES else None
+    return None

@@ -1,0 +1,77 @@
+"""The E-step by products with a table of features against the general one, which goes through autograd."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from cases import CASES, EM_CASES, over
+from test_laws import batch_of, bound
+
+import latentvars as lv
+from latentvars.inference.algorithm import Problem
+from latentvars.inference.em import EMState
+
+TABULATED = [
+    name
+    for name in EM_CASES
+    if name.startswith(("gmm", "mixture", "hmm")) and name not in ("mixture-experts", "hmm-driven", "hmm-product")
+]
+
+
+@over(TABULATED)
+def test_objective_and_statistics_are_those_of_the_general_way(name: str) -> None:
+    rows, program, start = bound(name)
+    state = lv.EM().init(Problem(program, rows, start, 0))
+    assert state.table is not None
+    found = state.table.expected(start, with_prior=True)
+    general = state.steps.expected(start, batch_of(program, rows), with_prior=True)
+    assert found is not None
+    assert found.objective == pytest.approx(general.objective, rel=1e-12)
+    assert found.statistics.keys() == general.statistics.keys()
+    for leaf, statistics in general.statistics.items():
+        for key, value in statistics.items():
+            torch.testing.assert_close(found.statistics[leaf][key], value, rtol=1e-10, atol=1e-10)
+
+
+@over(["mixture-experts", "hmm-driven", "hmm-product", "user-mixture", "user-chain"])
+def test_other_models_go_the_general_way(name: str) -> None:
+    rows, program, start = bound(name)
+    assert lv.EM().init(Problem(program, rows, start, 0)).table is None
+
+
+@over(["gmm-full", "hmm-gaussian"])
+def test_weights_count_and_missing_entries_go_the_general_way(name: str) -> None:
+    rows, program, start = bound(name)
+    weighted = rows.with_weights(torch.arange(len(rows), dtype=torch.float64) % 3)
+    state = lv.EM().init(Problem(program, weighted, start, 0))
+    assert state.table is not None
+    found = state.table.expected(start, with_prior=False)
+    general = state.steps.expected(start, batch_of(program, weighted), with_prior=False)
+    assert found is not None
+    assert found.objective == pytest.approx(general.objective, rel=1e-12)
+
+
+@pytest.mark.parametrize("covariance", ["full", "diag"])
+def test_where_products_would_lose_digits_the_general_way_is_taken(covariance: str) -> None:
+    """Two components 10^4 standard deviations apart."""
+    noise = np.random.default_rng(0)
+    x = noise.normal(size=(60, 2)) + np.where(np.arange(60) % 2, 1e4, 0.0)[:, None]
+    model = lv.models.GaussianMixture(2, covariance=covariance)
+    found = lv.fit(model, x, lv.EM(variance_floor=0.0, restarts=3), seed=0, progress=False)
+    assert sorted(found.point["weights"].tolist()) == pytest.approx([0.5, 0.5])
+    by_group = [x[k::2].std(0) for k in (0, 1)]
+    spread = found.point["scale"] if covariance == "diag" else found.point["covariance"].diagonal(0, -2, -1).sqrt()
+    np.testing.assert_allclose(np.sort(spread.numpy(), 0), np.sort(np.array(by_group), 0), rtol=1e-6)
+
+
+def test_a_fit_does_not_depend_on_the_way() -> None:
+    rows, model = CASES["hmm-gaussian"].data(), CASES["hmm-gaussian"].model()
+    whole = lv.fit(model, rows, lv.EM(passes=15, stop=lv.Never()), seed=0, progress=False)
+    parts = lv.fit(model, rows, lv.EM(passes=15, stop=lv.Never(), batch_size=len(rows)), seed=0, progress=False)
+    assert isinstance(whole.state, EMState)
+    assert whole.state.table is not None
+    assert replace(parts.state).table is None
+    np.testing.assert_allclose(whole.history, parts.history, rtol=1e-12)
