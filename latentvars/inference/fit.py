@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import xarray as xr
 from torch import Tensor
 
 from latentvars.contract import LatentModel
@@ -34,6 +33,7 @@ from latentvars.rows import Rows, Schema
 
 if TYPE_CHECKING:
     import pandas
+    import xarray as xr
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
 from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
@@ -19,6 +18,9 @@ from latentvars.posterior.datatree import provenance
 from latentvars.program import Program, model_modules
 from latentvars.rows import Rows
 from latentvars.storage import Json, Undescribed, class_name, encode, encode_rows, write_fit
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 

@@ -6,13 +6,15 @@ import datetime
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from latentvars.contract import LatentModel
 from latentvars.rows import Rows
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 RESERVED = frozenset({"sample", "chain", "draw"})  # names to which ArviZ gives a meaning
 
@@ -81,6 +83,8 @@ class Axes:
                 axes.append(axis)
             variables[name] = (axes, value)
         coords = {axis: self._labels(axis, size) for axis, size in sizes.items()}
+        import xarray as xr
+
         return xr.Dataset(variables, coords, dict(attributes or {}))
 
     def _labels(self, axis: str, size: int) -> np.ndarray:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
 from latentvars.posterior.axes import Axes
@@ -18,6 +17,9 @@ from latentvars.posterior.observations import Observations, batches, predictions
 from latentvars.program import Program
 from latentvars.randomness import derive
 from latentvars.rows import Rows
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 LEAD = ("chain", "draw")
 PREDICTED_NUMBERS = 20_000_000  # of all predictions together, unless another number of draws is asked for
@@ -89,6 +91,8 @@ def datatree(
             {"objective": np.asarray(history)}, {"objective": ("epoch",)}, attributes=note
         )
     kept = {name: group for name, group in groups.items() if group.data_vars}
+    import xarray as xr
+
     root = xr.Dataset(attrs={**provenance(), **_of_data(known), **attributes, "seed_of_draws": str(seed)})
     return xr.DataTree.from_dict({"/": root, **kept})
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-import xarray as xr
 
 from latentvars.posterior.datatree import Knowledge, globals_group
 from latentvars.posterior.standard_errors import StandardErrors
 
 if TYPE_CHECKING:
     import pandas
+    import xarray as xr
 
 
 def summary(
@@ -37,6 +37,7 @@ def summary(
     if known.draws is None:
         return _estimates(group) if errors is None else _with_errors(_estimates(group), errors, probability)
     import arviz_stats  # here, because it takes longer to import than all else that a fit needs
+    import xarray as xr
 
     tree = xr.DataTree.from_dict({"posterior": group})
     settings: dict[str, Any] = {"ci_prob": probability, "ci_kind": interval, "round_to": "none"}
@@ -56,6 +57,8 @@ def _with_errors(table: pandas.DataFrame, errors: StandardErrors, probability: f
 
 
 def _estimates(group: xr.Dataset) -> pandas.DataFrame:
+    import xarray as xr
+
     found: dict[str, float] = {}
     for name, variable in group.data_vars.items():
         labels = [group[axis].values for axis in variable.dims]

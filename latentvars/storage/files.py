@@ -10,14 +10,16 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
-import xarray as xr
 from torch import Tensor
 
 from latentvars.errors import StorageError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 FORMAT = "latentvars.fit"
 VERSION = 1
