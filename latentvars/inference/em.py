@@ -77,6 +77,11 @@ class EMState:
     table: Tabulated | None = None
 
     @property
+    def judged(self) -> Mapping[str, Tensor]:
+        """The globals, or the update before them where they are an extrapolation of which nothing is known yet."""
+        return self.trial.fallback if self.trial is not None and self.trial.extrapolated else self.values
+
+    @property
     def steps(self) -> Any:
         """What does the E- and M-steps: :class:`Steps`, or a plan over the discrete globals."""
         return self.plan if isinstance(self.plan, SummedPlan) else Steps(self.program, self.plan)
@@ -207,10 +212,10 @@ class EM:
 
     def collapsed(self, state: EMState) -> tuple[str, ...]:
         """Components whose variance stands at the floor, around a few rows only."""
-        return state.steps.collapsed(state.values)
+        return state.steps.collapsed(state.judged)
 
     def posterior(self, state: EMState) -> PointMass:
-        return PointMass(dict(state.values))
+        return PointMass(dict(state.judged))
 
 
 def plan_m_step(problem: Problem, floor: float) -> Plan:
