@@ -70,19 +70,19 @@ def exponentials(x, scratch, size):
 
 
 @_inlined
-def _product(matrix, before, after, states):
+def _product(matrix, before, after, states, width):
     """after[j] = Σ_i matrix[j, i] before[i], vectors over the lanes."""
     for j in range(states):
         q, r = j * _L, j * states
         w0 = matrix[r]
-        for lane in range(_L):
+        for lane in range(width):
             after[q + lane] = w0 * before[lane]
         i = _1
         while i + _8 <= states:
             w0, w1, w2, w3 = matrix[r + i], matrix[r + i + _1], matrix[r + i + _2], matrix[r + i + _3]
             w4, w5, w6, w7 = matrix[r + i + _4], matrix[r + i + _5], matrix[r + i + _6], matrix[r + i + _7]
             b = i * _L
-            for lane in range(_L):
+            for lane in range(width):
                 x = b + lane
                 low = (w0 * before[x] + w1 * before[x + _L]) + (w2 * before[x + _2 * _L] + w3 * before[x + _3 * _L])
                 x += _4 * _L
@@ -92,7 +92,7 @@ def _product(matrix, before, after, states):
         if i + _4 <= states:
             w0, w1, w2, w3 = matrix[r + i], matrix[r + i + _1], matrix[r + i + _2], matrix[r + i + _3]
             b = i * _L
-            for lane in range(_L):
+            for lane in range(width):
                 x = b + lane
                 after[q + lane] += (w0 * before[x] + w1 * before[x + _L]) + (
                     w2 * before[x + _2 * _L] + w3 * before[x + _3 * _L]
@@ -101,21 +101,21 @@ def _product(matrix, before, after, states):
         if i + _2 <= states:
             w0, w1 = matrix[r + i], matrix[r + i + _1]
             b = i * _L
-            for lane in range(_L):
+            for lane in range(width):
                 after[q + lane] += w0 * before[b + lane] + w1 * before[b + _L + lane]
             i += _2
         if i < states:
             w0 = matrix[r + i]
             b = i * _L
-            for lane in range(_L):
+            for lane in range(width):
                 after[q + lane] += w0 * before[b + lane]
 
 
 @_inlined
-def _load(log_emission, begins, counts, tile, states, into, at):
+def _load(log_emission, begins, counts, tile, states, into, at, width):
     """The rows of one tile into lanes, eight lanes at once; 0 past the end of a lane."""
     start = tile * _T
-    for group in range(_L // _8):
+    for group in range(width // _8):
         o = group * _8
         full = True
         for lane in range(o, o + _8):
@@ -144,18 +144,42 @@ def _load(log_emission, begins, counts, tile, states, into, at):
 
 
 @_inlined
-def _scale(into, at, states, shift):
+def _scale(into, at, states, shift, width):
     """Subtracts the largest emission of each step."""
-    for x in range(_W):
-        shift[x] = into[at + x]
-    for k in range(_1, states):
-        q = at + k * _P
-        for x in range(_W):
-            shift[x] = max(shift[x], into[q + x])
-    for k in range(states):
-        q = at + k * _P
-        for x in range(_W):
-            into[q + x] -= shift[x]
+    for s in range(_T):
+        p = s * _L
+        for lane in range(width):
+            shift[p + lane] = into[at + p + lane]
+        for k in range(_1, states):
+            q = at + k * _P + p
+            for lane in range(width):
+                shift[p + lane] = max(shift[p + lane], into[q + lane])
+        for k in range(states):
+            q = at + k * _P + p
+            for lane in range(width):
+                into[q + lane] -= shift[p + lane]
+
+
+@_inlined
+def _exponentials(into, at, states, scratch, width):
+    """Of one tile: of all of it where all lanes hold a chain, else row by row."""
+    if width == _L:
+        exponentials(into[at : at + states * _P], scratch, states * _P)
+    else:
+        for k in range(states):
+            for s in range(_T):
+                q = at + k * _P + s * _L
+                exponentials(into[q : q + width], scratch, width)
+
+
+@_inlined
+def _width(counts):
+    """Lanes to work on: those that hold a chain, which are the first, rounded up to a vector."""
+    found = _0
+    for lane in range(_L):
+        if counts[lane] > _0:
+            found = lane + _1
+    return (found + _7) // _8 * _8
 
 
 @_inlined
@@ -207,69 +231,70 @@ def forward(
     norm, lowest, mantissa, exponent = np.empty(_L), np.empty(_L), np.ones(_L), np.zeros(_L)
     bits = mantissa.view(np.int64)
     low, high = _inner(counts, body_from, body_to)
+    width = _width(counts)
     for lane in range(_L):
         total[lane] = 0.0
         doubtful[lane] = 0.0
     for tile in range(tiles):
         at = tile * states * _P if keep else _0
-        _load(log_emission, begins, counts, tile, states, scaled, at)
-        _scale(scaled, at, states, shift)
-        exponentials(scaled[at : at + states * _P], scratch, states * _P)
+        _load(log_emission, begins, counts, tile, states, scaled, at, width)
+        _scale(scaled, at, states, shift, width)
+        _exponentials(scaled, at, states, scratch, width)
         for s in range(_T):
             step = tile * _T + s
             if step == _0:
                 for k in range(states):
-                    for lane in range(_L):
+                    for lane in range(width):
                         following[k * _L + lane] = starts[k * _L + lane]
             else:
-                _product(into, prev, following, states)
-            for lane in range(_L):
+                _product(into, prev, following, states, width)
+            for lane in range(width):
                 lowest[lane] = 1.0
                 norm[lane] = 0.0
             reachable = min(step, _U(reach.shape[0]) - _1)
             for j in range(states):
                 if reach[reachable, j] and step > _0:
-                    for lane in range(_L):
+                    for lane in range(width):
                         lowest[lane] = min(lowest[lane], following[j * _L + lane])
                 q = at + j * _P + s * _L
-                for lane in range(_L):
+                for lane in range(width):
                     v = following[j * _L + lane] * scaled[q + lane]
                     following[j * _L + lane] = v
                     norm[lane] += v
-            for lane in range(_L):
+            for lane in range(width):
                 lost = not (norm[lane] >= SMALLEST and lowest[lane] >= FLOOR)
                 doubtful[lane] = 1.0 if lost and step < counts[lane] else doubtful[lane]
             if low <= step and step < high:
-                for lane in range(_L):
+                for lane in range(width):
                     mantissa[lane] *= norm[lane]
                     total[lane] += shift[s * _L + lane]
             else:
-                for lane in range(_L):
+                for lane in range(width):
                     inside = body_from[lane] <= step and step < body_to[lane]
                     mantissa[lane] *= norm[lane] if inside else 1.0
                     total[lane] += shift[s * _L + lane] if inside else 0.0
-                for lane in range(_L):
+                for lane in range(width):
                     if step + _1 == body_from[lane]:
                         for k in range(states):
                             seams[k * _L + lane] = following[k * _L + lane] / norm[lane]
                     if step + _1 == body_to[lane]:
                         for k in range(states):
                             seams[(states + k) * _L + lane] = following[k * _L + lane] / norm[lane]
-            for lane in range(_L):
+            for lane in range(width):
                 norm[lane] = 1.0 / norm[lane]
             for j in range(states):
                 q = at + j * _P + s * _L
-                for lane in range(_L):
+                for lane in range(width):
                     prev[j * _L + lane] = following[j * _L + lane] * norm[lane]
                 if keep:
-                    for lane in range(_L):
+                    for lane in range(width):
                         alpha[q + lane] = prev[j * _L + lane]
                         scaled[q + lane] *= norm[lane]
-        for lane in range(_L):
+        for lane in range(width):
             exponent[lane] += float((bits[lane] >> _SHIFT) & _FIELD) - 1023.0
-        for lane in range(_L):
+        for lane in range(width):
             bits[lane] = (bits[lane] & _MANTISSA) | _ONE
-    for lane in range(_L):
+    for lane in range(width):
         total[lane] += exponent[lane] * _LN2 + np.log(mantissa[lane])
 
 
@@ -284,15 +309,16 @@ def clear(alpha, scaled, lane, tiles, states):
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"}, error_model="numpy")
-def _add_pairs(alpha, at, ahead, states, slopes):
+def _add_pairs(alpha, at, ahead, states, slopes, width):
     """slopes[i, j] += Σ alpha[i] · ahead[j] over a tile."""
+    runs, length = (_1, _W) if width == _L else (_T, width)
     for i in range(states):
-        p = at + i * _P
         for j in range(states):
-            q = j * _P
             found = 0.0
-            for x in range(_W):
-                found += alpha[p + x] * ahead[q + x]
+            for s in range(runs):
+                p, q = at + i * _P + s * _L, j * _P + s * _L
+                for x in range(length):
+                    found += alpha[p + x] * ahead[q + x]
             slopes[i * states + j] += found
 
 
@@ -308,10 +334,10 @@ def _add_pairs_by_lane(alpha, at, ahead, states, slopes):
 
 
 @_inlined
-def _store(probs, begins, body_from, body_to, weights, tile, states, marginals):
+def _store(probs, begins, body_from, body_to, weights, tile, states, marginals, width):
     """The way back of :func:`_load`, for the bodies, times the weights."""
     start = tile * _T
-    for group in range(_L // _8):
+    for group in range(width // _8):
         o = group * _8
         full = True
         for lane in range(o, o + _8):
@@ -375,6 +401,7 @@ def backward(
     behind, ahead = np.ones(states * _L), np.zeros(states * _L)
     pairs, probs = np.zeros(states * _P), np.empty(states * _P)
     low, high = _inner(counts, body_from, body_to)
+    width = _width(counts)
     shortest = _U(np.iinfo(np.int64).max)
     for lane in range(_L):
         shortest = min(shortest, counts[lane]) if counts[lane] > _0 else shortest
@@ -386,18 +413,18 @@ def backward(
             step = tile * _T + s
             if step + _1 >= shortest:
                 for k in range(states):
-                    for lane in range(_L):
+                    for lane in range(width):
                         behind[k * _L + lane] = 1.0 if step + _1 >= counts[lane] else behind[k * _L + lane]
             if low < step + _1 and step + _1 <= high:
                 for k in range(states):
-                    for lane in range(_L):
+                    for lane in range(width):
                         pairs[k * _P + s * _L + lane] = ahead[k * _L + lane] * weights[lane]
             else:
                 for k in range(states):
-                    for lane in range(_L):
+                    for lane in range(width):
                         inside = body_from[lane] <= step + _1 and step + _1 < body_to[lane]
                         pairs[k * _P + s * _L + lane] = ahead[k * _L + lane] * weights[lane] if inside else 0.0
-                for lane in range(_L):
+                for lane in range(width):
                     if step + _1 == body_from[lane]:
                         for k in range(states):
                             seams[k * _L + lane] = behind[k * _L + lane]
@@ -406,17 +433,17 @@ def backward(
                             seams[(states + k) * _L + lane] = behind[k * _L + lane]
             for k in range(states):
                 q = at + k * _P + s * _L
-                for lane in range(_L):
+                for lane in range(width):
                     probs[k * _P + s * _L + lane] = alpha[q + lane] * behind[k * _L + lane]
                     ahead[k * _L + lane] = scaled[q + lane] * behind[k * _L + lane]
             if step > _0:
-                _product(matrix, ahead, behind, states)
+                _product(matrix, ahead, behind, states, width)
             else:
                 for k in range(states):
-                    for lane in range(_L):
+                    for lane in range(width):
                         initial_slopes[k * _L + lane] = ahead[k * _L + lane] * weights[lane]
         if by_lane:
             _add_pairs_by_lane(alpha, at, pairs, states, slopes)
         else:
-            _add_pairs(alpha, at, pairs, states, slopes)
-        _store(probs, begins, body_from, body_to, weights, tile, states, marginals)
+            _add_pairs(alpha, at, pairs, states, slopes, width)
+        _store(probs, begins, body_from, body_to, weights, tile, states, marginals, width)

@@ -8,7 +8,7 @@ import numpy as np
 
 from latentvars.kernels.lanes import LANES, TILE
 
-LONG = 4096  # steps from which a chain is cut
+LONG = 1024  # steps from which a chain is cut
 CHUNKS, SHORTEST, WARM_UP = 2 * LANES, 256, 64
 
 

@@ -45,13 +45,16 @@ def constant_logit(inputs: Tensor, probs: Tensor) -> Tensor:
 def least_squares(inputs: Tensor, y: Tensor) -> Tensor:
     """Coefficients ``[P, ...]`` with which ``inputs`` ``[S, P]`` come nearest to ``y`` ``[S, ...]``.
 
-    By the normal equations of inputs of length one: a start needs few digits, and LAPACK's factors of tall matrices
-    differ from run to run in the last bit.
+    By the normal equations of inputs of length one, as a start needs few digits; by singular values, as torch leaves
+    the order of columns to chance where it pivots (driver gelsy), which is felt in the last bit.
     """
     norm = inputs.norm(dim=0)
     scaled = inputs / torch.where(norm > 0, norm, 1.0)
     moments = scaled.mT @ y.reshape(len(y), -1)
-    solved = torch.linalg.lstsq(scaled.mT @ scaled, moments).solution / torch.where(norm > 0, norm, 1.0)[:, None]
+    solved = (
+        torch.linalg.lstsq(scaled.mT @ scaled, moments, driver="gelsd").solution
+        / torch.where(norm > 0, norm, 1.0)[:, None]
+    )
     return solved.reshape(inputs.shape[-1], *y.shape[1:])
 
 

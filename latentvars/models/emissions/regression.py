@@ -127,7 +127,8 @@ class RegressionAt:
         overall = least_squares(inputs, y)
         pull = PSEUDO_ROWS * inputs.shape[-1] * inputs.mT @ inputs / len(inputs)
         weighted = weights.mT[:, :, None] * inputs
-        coefficients = torch.linalg.lstsq(weighted.mT @ inputs + pull, weighted.mT @ y + pull @ overall).solution
+        moments = weighted.mT @ y + pull @ overall
+        coefficients = torch.linalg.lstsq(weighted.mT @ inputs + pull, moments, driver="gelsd").solution
         squares = torch.stack([w @ (y - inputs @ b).square() for w, b in zip(weights.mT, coefficients, strict=True)])
         spread = (y - inputs @ overall).square().mean(0)
         spread = torch.where(spread > 0, spread, 1.0)
