@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from latentvars import models
-from latentvars.distributions import flat
+from latentvars.distributions import flat, ordered
 from latentvars.inference import (
     EM,
     SVI,
@@ -97,6 +97,7 @@ __all__ = [
     "from_point",
     "load",
     "models",
+    "ordered",
     "plots",
 ]
 

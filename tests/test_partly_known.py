@@ -17,7 +17,8 @@ from scipy import optimize, stats
 from torch.distributions import constraints
 
 import latentvars as lv
-from latentvars.errors import ModelError
+from latentvars.distributions.ordering import OrderedBy, OrderedTransform
+from latentvars.errors import ModelError, SettingError
 from latentvars.program.restriction import restriction_of
 
 NAN = float("nan")
@@ -257,6 +258,44 @@ def test_ordered_and_bounded_globals_stay_so() -> None:
         assert bool(((scale >= 0.1) & (scale <= 1.0)).all())
     with pytest.raises(ModelError, match="outside its support"):
         lv.fit(Ordered(), x, lv.EM(), start={"loc": [0.5, -0.5]})
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_numbers_of_an_order_have_the_jacobian_of_autograd(positive: bool) -> None:
+    transform = OrderedTransform(OrderedBy(1, positive))
+    free = torch.linspace(-1.0, 1.5, 12, dtype=torch.float64).reshape(4, 3)[torch.tensor([2, 0, 3, 1])]
+    value = transform(free)
+    assert bool(transform.codomain.check(value))
+    assert not bool(transform.codomain.check(value.flip(0)))
+    torch.testing.assert_close(transform.inv(value), free)
+    slopes: Any = torch.autograd.functional.jacobian(lambda v: transform(v.reshape(4, 3)).flatten(), free.flatten())
+    torch.testing.assert_close(transform.log_abs_det_jacobian(free, value), torch.linalg.slogdet(slopes)[1])
+
+
+@pytest.mark.parametrize("feature", [0, 2])
+def test_components_in_the_order_of_a_feature_reach_the_same_optimum(feature: int) -> None:
+    x = lv.datasets.iris().x
+    model = lv.models.GaussianMixture(3, priors={"loc": lv.ordered((3, 4), feature=feature)})
+    found = lv.fit(model, x, lv.EM(restarts=3), progress=False)
+    free = lv.fit(lv.models.GaussianMixture(3), x, lv.EM(restarts=3), progress=False)
+    assert bool((found.point["loc"][:, feature].diff() > 0).all())
+    assert found.log_likelihood == pytest.approx(free.log_likelihood, abs=1e-5)
+    moving = lv.fit(model, x, lv.SVI(passes=10), progress=False)
+    assert bool((moving.point["loc"][:, feature].diff() > 0).all())
+
+
+def test_states_in_the_order_of_their_rates_and_scales_between_bounds() -> None:
+    quakes = lv.datasets.earthquakes().x
+    chain = lv.models.HiddenMarkov(2, lv.emissions.Poisson(), priors={"rate": lv.ordered((2, 1), positive=True)})
+    for seed in range(3):
+        found = lv.fit(chain, quakes, lv.EM(stop=lv.Tolerance(1e-10)), seed=seed, progress=False)
+        assert found.point["rate"].flatten().tolist() == pytest.approx([15.4207, 26.0182], abs=2e-3)
+    bounds = {"scale": lv.flat((2, 1), constraints.interval(0.1, 0.5))}
+    model = lv.models.GaussianMixture(2, covariance="diag", priors=bounds)
+    bounded = lv.fit(model, np.concatenate([cases.line(21), [9.0, -9.0]]), lv.EM(passes=20), progress=False)
+    assert bool(((bounded.point["scale"] >= 0.1) & (bounded.point["scale"] <= 0.5)).all())
+    with pytest.raises(SettingError, match="feature 2"):
+        lv.ordered((3, 2), feature=2)
 
 
 # --- kept elsewhere, and refused -------------------------------------------------------------------------------------

@@ -3,10 +3,11 @@
 from latentvars.distributions.chain_evidence import stationary
 from latentvars.distributions.chain_posterior import ChainPosterior
 from latentvars.distributions.conditional import Guess, drawn, expected, guessed
-from latentvars.distributions.flat import Flat, flat
+from latentvars.distributions.flat import Flat, flat, ordered
 from latentvars.distributions.hidden_markov import HiddenMarkov
 from latentvars.distributions.missing import ObservedPart, completed, observed_part
 from latentvars.distributions.mixture import Mixture
+from latentvars.distributions.ordering import OrderedBy
 from latentvars.distributions.product import Product
 from latentvars.distributions.soft_categorical import SoftCategorical
 
@@ -17,6 +18,7 @@ __all__ = [
     "HiddenMarkov",
     "Mixture",
     "ObservedPart",
+    "OrderedBy",
     "Product",
     "SoftCategorical",
     "completed",
@@ -25,5 +27,6 @@ __all__ = [
     "flat",
     "guessed",
     "observed_part",
+    "ordered",
     "stationary",
 ]

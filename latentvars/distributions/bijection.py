@@ -9,6 +9,7 @@ from torch import Size, Tensor
 from torch.distributions import Transform, biject_to, constraints
 from torch.distributions.transforms import IndependentTransform
 
+from latentvars.distributions.ordering import OrderedBy, OrderedTransform
 from latentvars.errors import ShapeError
 
 
@@ -25,6 +26,8 @@ def bijection(support: constraints.Constraint) -> Transform:
         return CovarianceTransform()
     if isinstance(support, type(constraints.lower_cholesky)):
         return CholeskyTransform()
+    if isinstance(support, OrderedBy):
+        return OrderedTransform(support)
     return biject_to(support)
 
 

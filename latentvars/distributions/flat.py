@@ -9,8 +9,9 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
 
 from latentvars.distributions.bijection import bijection
+from latentvars.distributions.ordering import OrderedBy
 from latentvars.distributions.shapes import check_expand
-from latentvars.errors import ShapeError
+from latentvars.errors import SettingError, ShapeError
 
 _START = 2.0
 
@@ -74,3 +75,19 @@ class Flat(TorchDistribution):
 def flat(shape: tuple[int, ...] = (), support: constraints.Constraint = constraints.real) -> Flat:
     """A global site without a prior: ``pyro.sample("loc", lv.flat((K, D)))``. See :class:`Flat`."""
     return Flat(shape, support)
+
+
+def ordered(shape: tuple[int, int], feature: int = 0, positive: bool = False) -> Flat:
+    """A global site ``[K, D]`` without a prior whose components are in the order of one feature, so that labels cannot
+    switch: ``priors={"loc": lv.ordered((3, 2), feature=1)}``; ``positive`` for rates and scales.
+
+    Raises:
+        SettingError: there is no such feature.
+    """
+    if len(shape) != 2 or not -shape[1] <= feature < shape[1]:
+        raise SettingError(
+            f"an order of the shape {list(shape)} by feature {feature}",
+            "a shape [K, D] and a feature from 0 to D - 1",
+            "correct shape= or feature=.",
+        )
+    return Flat(shape, OrderedBy(feature, positive))

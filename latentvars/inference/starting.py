@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
-from latentvars.distributions import Flat
+from latentvars.distributions import Flat, OrderedBy
 from latentvars.errors import ModelError, NameUnknownError, NumericalError
 from latentvars.families import without_wrappers
 from latentvars.inference.grouped import start_of_groups
@@ -21,6 +22,7 @@ from latentvars.rows import Rows
 from latentvars.starts import PriorDraws, Start
 
 CANDIDATES = 10
+INSIDE = 0.01  # of the room between bounds, how far from one a start stands
 SCORED_ROWS = 2_000
 
 
@@ -46,7 +48,7 @@ def starting_point(
         proposed = _initial(program, rows, seed) if set(given) < set(program.space.names) else {}
     else:
         proposed = _proposed(program, rows, seed, start)
-    values = {**proposed, **given}
+    values = {**_arranged(program, proposed), **given}
     for name in values:
         if name not in program.space.names:
             raise NameUnknownError(
@@ -90,6 +92,33 @@ def _proposed(program: Program, rows: Rows, seed: int, start: Start) -> dict[str
     if grouped is not None:
         return {name: value.to(program.dtype) for name, value in grouped(rows, start, generator(seed, 1)).items()}
     return start_of_groups(program, rows, start, seed, _best_prior_draw(program, rows, seed, {}))
+
+
+def _arranged(program: Program, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A proposed start inside the supports: components in the order that one asks for, numbers between its bounds."""
+    dims = getattr(program.model, "dims", dict)()
+    for name in [name for name in values if name in program.space.names]:
+        support, value = program.space[name].support, values[name]
+        if isinstance(support, OrderedBy) and value.dim() == 2:
+            for labels in labels_of(dims, program.space.names, tuple(set(dims) - set(program.space.names))):
+                if labels.axes.get(name) == (0,):
+                    values = labels.permuted(values, support.arranged(value))
+        elif value.shape == program.space[name].shape and not bool(support.check(value).all()):
+            values = {**values, name: _bounded(support, value)}
+    return values
+
+
+def _bounded(support: Any, value: Tensor) -> Tensor:
+    """Numbers brought between the bounds of a support; as they are where it has none."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    if low is None and high is None:
+        return value
+    low = value.new_tensor(-math.inf if low is None else low)
+    high = value.new_tensor(math.inf if high is None else high)
+    room = torch.where((high - low).isfinite(), high - low, torch.where(low.isfinite(), low, high).abs().clamp(min=1.0))
+    return torch.minimum(torch.maximum(value, low + INSIDE * room), high - INSIDE * room)
 
 
 def _matched(program: Program, rows: Rows, values: dict[str, Tensor]) -> dict[str, Tensor]:
