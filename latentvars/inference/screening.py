@@ -33,8 +33,8 @@ def cannot_screen(problem: Problem, plan: Plan, starts: int) -> OneByOne | None:
         return OneByOne(f"no closed form for {', '.join(plan.numeric)}")
     if plan.retained or any(rule.hierarchical for rule in plan.rules):
         return OneByOne("the M-step needs more than sums of statistics")
-    if rows.lengths is not None and int(rows.lengths.max()) > LONGEST:
-        return OneByOne(f"chains of more than {LONGEST} steps")
+    if rows.lengths is not None and problem.program.roles.discrete and int(rows.lengths.max()) > LONGEST:
+        return OneByOne(f"chains of more than {LONGEST} steps that are written step by step")
     return OneByOne("the data are too large to be held once for each") if largest > LARGEST else None
 
 
