@@ -284,6 +284,15 @@ def test_components_in_the_order_of_a_feature_reach_the_same_optimum(feature: in
     assert bool((moving.point["loc"][:, feature].diff() > 0).all())
 
 
+def test_what_a_model_proposes_outside_its_own_support_is_an_error() -> None:
+    class Begins(Ordered):
+        def initial(self, rows: lv.Rows, generator: torch.Generator) -> dict[str, torch.Tensor]:
+            return {"loc": torch.tensor([-0.5, 0.5]), "scale": torch.tensor([0.5, 2.0])}
+
+    with pytest.raises(ModelError, match="'scale' outside its support"):
+        lv.fit(Begins(), cases.line(21), lv.EM())
+
+
 def test_states_in_the_order_of_their_rates_and_scales_between_bounds() -> None:
     quakes = lv.datasets.earthquakes().x
     chain = lv.models.HiddenMarkov(2, lv.emissions.Poisson(), priors={"rate": lv.ordered((2, 1), positive=True)})

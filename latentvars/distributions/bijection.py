@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Size, Tensor
@@ -11,6 +12,13 @@ from torch.distributions.transforms import IndependentTransform
 
 from latentvars.distributions.ordering import OrderedBy, OrderedTransform
 from latentvars.errors import ShapeError
+
+
+def base_support(support: Any) -> Any:
+    """A support without what makes batch dimensions count as those of one event."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
 
 
 def bijection(support: constraints.Constraint) -> Transform:

@@ -13,6 +13,7 @@ from torch import Size, Tensor
 from torch.distributions.constraints import Constraint
 
 from latentvars.contract import Factor
+from latentvars.distributions.bijection import base_support
 from latentvars.families.leaves import argument
 
 HALF_LINES = {type(constraints.positive), type(constraints.nonnegative)}
@@ -123,8 +124,7 @@ class Family(ABC):
 
     def unrestricted(self, argument: str, support: Constraint) -> bool:
         """Whether a global of this support can take every value that the argument can."""
-        while isinstance(support, constraints.independent):
-            support = support.base_constraint
+        support = base_support(support)
         own = self.natural[argument]
         bounds = [(getattr(c, "lower_bound", None), getattr(c, "upper_bound", None)) for c in (support, own)]
         # by type, not identity: a support that is an attribute of a model is copied with it

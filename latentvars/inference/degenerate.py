@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from latentvars.distributions.bijection import base_support
 from latentvars.errors import NumericalError
 from latentvars.inference.settings import check_at_least
 from latentvars.program import Program
@@ -122,9 +123,7 @@ def singular(program: Program, values: Mapping[str, Tensor]) -> list[str]:
     """Elements of positive or positive definite globals whose variance is nothing beside that of the others."""
     found = []
     for site in program.space.sites:
-        support: Any = site.support
-        while isinstance(support, constraints.independent):
-            support = support.base_constraint
+        support = base_support(site.support)
         value = values[site.name]
         if isinstance(support, type(constraints.positive_definite)):
             size = torch.linalg.eigvalsh(value.nan_to_num())[..., 0]

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from latentvars.errors import ShapeError, SupportError
+from latentvars.inference.algorithm import Problem
+from latentvars.inference.em import plan_of
 from latentvars.inference.m_step import Expected, expected, maximise
-from latentvars.inference.m_step_plan import Plan, make_plan
+from latentvars.inference.m_step_plan import Plan
 from latentvars.program import Program, model_parameters
 from latentvars.randomness import generator
 from latentvars.rows import Batch, Rows
@@ -26,7 +28,6 @@ from latentvars.starts import Grouping, Points, blurred
 BLUR = 0.05
 STEPS = 3  # location before spread, and missing entries given both
 FLOOR = 1e-6
-PLAN_ROWS = 1_000
 INWARDS = 0.01
 
 
@@ -49,8 +50,7 @@ def start_of_groups(
     points = _points(program, rows, before, chain)
     source = generator(seed, 1)
     members = blurred(grouping, points, count, BLUR, source)
-    used = rows.weights.nonzero().flatten()[:PLAN_ROWS]
-    plan = make_plan(program, rows.batch(used, dtype=program.dtype), before, FLOOR)
+    plan = plan_of(Problem(program, rows, before, seed), FLOOR)
     labelled = _labelled(rows, local, members, chain, source, program.dtype)
     values = dict(before)
     for _ in range(STEPS):

@@ -122,10 +122,9 @@ def sound_end(
         try:
             ended(run, progress)
             return run.finished(None)
-        except NumericalError as error:
+        except NumericalError:
             if not isinstance(rule, Restart) or attempt == rule.times:
                 raise
-            del error
     raise AssertionError("the last attempt returns or raises")
 
 

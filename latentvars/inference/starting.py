@@ -9,20 +9,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
 from latentvars.distributions import Flat, OrderedBy
 from latentvars.errors import ModelError, NameUnknownError, NumericalError
 from latentvars.families import without_wrappers
 from latentvars.inference.grouped import start_of_groups
 from latentvars.posterior.alignment import labels_of, matching
+from latentvars.posterior.scales import entry_bounds
 from latentvars.program import Program
 from latentvars.randomness import derive, generator
 from latentvars.rows import Rows
 from latentvars.starts import PriorDraws, Start
 
 CANDIDATES = 10
-INSIDE = 0.01  # of the room between bounds, how far from one a start stands
+INSIDE = 0.01  # of the distance of two bounds, how far from one a start stands
 SCORED_ROWS = 2_000
 
 
@@ -95,30 +95,23 @@ def _proposed(program: Program, rows: Rows, seed: int, start: Start) -> dict[str
 
 
 def _arranged(program: Program, values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A proposed start inside the supports: components in the order that one asks for, numbers between its bounds."""
-    dims = getattr(program.model, "dims", dict)()
-    for name in [name for name in values if name in program.space.names]:
-        support, value = program.space[name].support, values[name]
-        if isinstance(support, OrderedBy) and value.dim() == 2:
-            for labels in labels_of(dims, program.space.names, tuple(set(dims) - set(program.space.names))):
+    """Starts of groups know nothing of the priors: components in the order that a support asks for, numbers between
+    its bounds."""
+    if not hasattr(program.model, "grouped_start"):
+        return values
+    names, dims = program.space.names, getattr(program.model, "dims", dict)()
+    for name in [name for name in values if name in names]:
+        site, value = program.space[name], values[name]
+        if isinstance(site.support, OrderedBy):
+            for labels in labels_of(dims, names, tuple(local for local in dims if local not in names)):
                 if labels.axes.get(name) == (0,):
-                    values = labels.permuted(values, support.arranged(value))
-        elif value.shape == program.space[name].shape and not bool(support.check(value).all()):
-            values = {**values, name: _bounded(support, value)}
+                    values = labels.permuted(values, site.support.arranged(value))
+            continue
+        bounds = entry_bounds(site, value)
+        if bounds.entrywise and not bool(site.support.check(value).all()):
+            room = INSIDE * bounds.distance
+            values = {**values, name: torch.minimum(torch.maximum(value, bounds.low + room), bounds.high - room)}
     return values
-
-
-def _bounded(support: Any, value: Tensor) -> Tensor:
-    """Numbers brought between the bounds of a support; as they are where it has none."""
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
-    if low is None and high is None:
-        return value
-    low = value.new_tensor(-math.inf if low is None else low)
-    high = value.new_tensor(math.inf if high is None else high)
-    room = torch.where((high - low).isfinite(), high - low, torch.where(low.isfinite(), low, high).abs().clamp(min=1.0))
-    return torch.minimum(torch.maximum(value, low + INSIDE * room), high - INSIDE * room)
 
 
 def _matched(program: Program, rows: Rows, values: dict[str, Tensor]) -> dict[str, Tensor]:

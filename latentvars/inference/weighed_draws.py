@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -87,10 +89,7 @@ def expected_by_draws(
             found, shares = _drawn(program, plan, values, batch.select(at), draws, weigh, derive(seed, number))
             parts.append(found)
             effective.append(1 / (draws * shares.double().square().sum(1)))
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total, torch.cat(effective)
+    return reduce(add, parts), torch.cat(effective)
 
 
 def _drawn(

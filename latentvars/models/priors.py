@@ -11,6 +11,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from latentvars.distributions.bijection import base_support
 from latentvars.distributions.flat import flat
 from latentvars.errors import NameUnknownError, ShapeError, SupportError
 
@@ -66,16 +67,10 @@ def _expanded(site: str, prior: TorchDistribution, shape: Size, support: Constra
             needed=f"one that expands to the shape {list(shape)} of the site",
             remedy="give one law for all entries, or one per entry",
         )
-    if _base(prior.support) is constraints.real and _base(support) is not constraints.real:
+    if base_support(prior.support) is constraints.real and base_support(support) is not constraints.real:
         raise SupportError(
             given=f"a prior of {site!r} on all real numbers ({type(prior).__name__})",
             needed=f"one on {support}",
             remedy="choose a law of that support, as Gamma or LogNormal for a positive number",
         )
     return prior.expand(lead).to_event(len(lead))
-
-
-def _base(support: Constraint | None) -> Constraint | None:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support

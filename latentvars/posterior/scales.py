@@ -9,6 +9,7 @@ from pyro.distributions import constraints as pyro_constraints
 from torch import Tensor
 from torch.distributions import constraints
 
+from latentvars.distributions.bijection import base_support
 from latentvars.program import GlobalSite
 
 INFINITE = float("inf")
@@ -52,9 +53,7 @@ class Bounds(NamedTuple):
 
 def entry_bounds(site: GlobalSite, like: Tensor) -> Bounds:
     """Bounds of the entries of a global, tensors as ``like``: [0, 1] of a probability, [0, ∞) of a variance."""
-    support: Any = site.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    support = base_support(site.support)
     low, high = like.new_full(site.shape, -INFINITE), like.new_full(site.shape, INFINITE)
     square = len(site.shape) > 1 and site.shape[-1] == site.shape[-2]
     diagonal = torch.eye(site.shape[-1], dtype=torch.bool).expand(site.shape) if square else None

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent
 
 from latentvars.errors import SupportError
+from latentvars.families import without_wrappers
 from latentvars.program.run import Site
 
 MOST = 1_000  # joint values: each costs an E-step
@@ -68,9 +68,7 @@ def choices_of(sites: Mapping[str, Site]) -> Choices:
 
 def _values(site: Site) -> tuple[Tensor, int]:
     """The values ``[M, *event]`` of one draw of a site, and how many independent draws stand in it."""
-    fn: Any = site.fn
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
+    fn: Any = without_wrappers(site.fn)
     if not fn.has_enumerate_support:
         raise SupportError(
             given=f"global {site.name!r} ~ {type(fn).__name__} has infinitely many values",

@@ -16,7 +16,7 @@ from torch import Size, Tensor
 from torch.distributions import StickBreakingTransform, Transform, constraints
 from torch.distributions.constraints import Constraint
 
-from latentvars.distributions.bijection import bijection
+from latentvars.distributions.bijection import base_support, bijection
 from latentvars.errors import KindError, NameUnknownError, SettingError, ShapeError, SupportError
 
 SUM_SLACK = 1e-6  # of fixed probabilities that sum to one
@@ -84,7 +84,7 @@ class Entries(Restriction):
         self._place = place.clamp(min=0)
         self._first = torch.tensor([int((place == k).to(torch.uint8).argmax()) for k in range(self.free)]).long()
         self._positions = (~held).nonzero()[:, 0]
-        self._base: Any = bijection(_base(support)) if self.free else None
+        self._base: Any = bijection(base_support(support)) if self.free else None
 
     def _call(self, x: Tensor) -> Tensor:
         return self._whole(self._base(x)) if self.free else self._whole(x)
@@ -224,7 +224,7 @@ def restriction_of(name: str, shape: Size, support: Constraint, fixed: Any, tied
             needed="one or the other",
             remedy="fix all entries of the group at the value, and leave them out of tied=",
         )
-    base = _base(support)
+    base = base_support(support)
     shares = type(base) is type(constraints.simplex) and tied is None
     if shares:
         _check_shares(name, given)
@@ -262,12 +262,6 @@ def check_names(names: tuple[str, ...], given: Mapping[str, Any], what: str) -> 
 def _stick(part: Tensor) -> Tensor:
     found: Any = StickBreakingTransform()(part)
     return found
-
-
-def _base(support: Any) -> Any:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
 
 
 def _array(what: str, name: str, value: Any, shape: Size) -> Tensor:

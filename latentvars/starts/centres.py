@@ -35,10 +35,14 @@ def lloyd(points: Tensor, weights: Tensor, centres: Tensor) -> Tensor:
     """A few k-means steps; a centre without points stays where it is."""
     for _ in range(LLOYD_STEPS):
         member = torch.nn.functional.one_hot(nearest(points, centres), len(centres)).to(points.dtype)
-        member = member * weights[:, None]
-        total = member.sum(0)[:, None]
-        centres = torch.where(total > 0, member.mT @ points / torch.where(total > 0, total, 1.0), centres)
+        centres = means(points, member * weights[:, None], centres)
     return centres
+
+
+def means(points: Tensor, members: Tensor, otherwise: Tensor) -> Tensor:
+    """Weighted means ``[K, P]`` of groups with ``members`` ``[S, K]``; ``otherwise`` where a group is empty."""
+    total = members.sum(0)[:, None]
+    return torch.where(total > 0, members.mT @ points / torch.where(total > 0, total, 1.0), otherwise)
 
 
 def nearest(points: Tensor, centres: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from latentvars.errors import SettingError, ShapeError
-from latentvars.starts.centres import lloyd, nearest, sample, seeds
+from latentvars.starts.centres import lloyd, means, nearest, sample, seeds
 from latentvars.starts.ward import ward
 
 SAMPLE = 20_000  # observations that centres are sought among
@@ -127,11 +127,9 @@ class Hierarchical:
         some = sample(points.weights, size, generator)
         at, weights = points.at[some], points.weights[some]
         label = torch.from_numpy(ward(at.double().numpy(), weights.double().numpy(), groups))
-        member = torch.nn.functional.one_hot(label, groups).to(at.dtype) * weights[:, None]
-        total = member.sum(0)[:, None]
-        centres = torch.where(total > 0, member.mT @ at / torch.where(total > 0, total, 1.0), at[:1])
-        found = _around(points.at, centres)
-        found[some] = torch.nn.functional.one_hot(label, groups).to(at.dtype)
+        members = torch.nn.functional.one_hot(label, groups).to(at.dtype)
+        found = _around(points.at, means(at, members * weights[:, None], at[:1]))
+        found[some] = members
         return found
 
     def again(self) -> Hierarchical:
