@@ -15,6 +15,7 @@ from latentvars.inference.guides import Delta, GlobalGuide, Guide, MeanField
 from latentvars.inference.posteriors import PointMass, Variational
 from latentvars.inference.settings import check_at_least
 from latentvars.inference.stopping import Plateau, Status, StopRule
+from latentvars.inference.svi_graph import Capture, Found, Recorded, Step
 from latentvars.inference.svi_screening import ShortRuns, screen
 from latentvars.program import Bound, GlobalSpace, Program, model_parameters
 from latentvars.randomness import derive, seeded
@@ -24,6 +25,7 @@ FULL_BATCH_ROWS = 1_024
 BATCH_ROWS = 256
 LAST_PASSES = 50
 SHORT_RUN = 500
+FUSED = (torch.optim.Adam, torch.optim.AdamW)
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Schedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -47,6 +49,7 @@ class SVIState:
     rows: int
     updates_per_pass: int
     updates: int = 0
+    recorded: Recorded = field(default_factory=Recorded)
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class SVI:
         clip: largest norm of the gradient per row; None: no limit.
         stop: when it has converged.
         restarts: number of starts of the globals; the best end is the fit.
+        capture: when steps are recorded as a graph, which runs faster; None: never. It does not change results.
     """
 
     passes: int = 1_000
@@ -106,6 +110,7 @@ class SVI:
     clip: float | None = None
     stop: StopRule = field(default_factory=Plateau)
     restarts: int = 1
+    capture: Capture | None = field(default_factory=Capture)
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -185,10 +190,15 @@ class SVI:
 
     def contribution(self, state: SVIState, batch: Batch, position: int) -> Gradient:
         """Objective and gradient of one batch; batches of one update share their draw of the globals."""
-        objective = self._objective(state, batch, position)
-        parameters = list(state.parameters.values())
-        gradients = torch.autograd.grad(objective, parameters, allow_unused=True)
-        return Gradient(float(objective.detach()), gradients, len(batch))
+        step = self._step(state, batch, position)
+        left = (self.passes * state.updates_per_pass - state.updates) * self.batches_per_step
+        found = state.recorded.run(step, state.program, lambda: _by_model(step, state.program), self.capture, left)
+        return Gradient(float(found.objective), found.gradients, len(batch))
+
+    def notes(self, state: SVIState) -> tuple[str, ...]:
+        """Why steps were not recorded; for the print-out of a fit."""
+        reason = state.recorded.reason
+        return () if reason is None else (f"steps run by the model's own code, not as a recorded graph: {reason}",)
 
     def objective(self, state: SVIState, total: Gradient) -> float:
         return total.objective
@@ -214,26 +224,41 @@ class SVI:
             return PointMass({name: value.detach() for name, value in state.guide.point().items()})
         return Variational(state.guide)
 
-    def _objective(self, state: SVIState, batch: Batch, position: int) -> Tensor:
-        """Σ wₙ rows[n] + (n/N)(log prior − log q), averaged over particles."""
+    def _step(self, state: SVIState, batch: Batch, position: int) -> Step:
+        """Batches of one update share their draws of the globals."""
         draws = 1 if self.importance else self.particles
         particles = self.particles if self.importance else 1
-        bound = Bound(particles, self.importance, self._kl_weight(state), analytic=not self.importance)
-        share = len(batch) / state.rows
-        parts = []
-        for particle in range(draws):
-            with seeded(derive(state.seed, 8, state.updates, particle)):
-                drawn = state.guide.draw()
-            noise = derive(state.seed, 9, state.updates, particle, position)
-            score = state.program.score(drawn.values, batch, noise, bound)
-            parts.append((batch.weights * score.rows).sum() + share * (score.prior - drawn.log_q))
-        return torch.stack(parts).mean()
+        return Step(
+            batch,
+            state.parameters,
+            state.guide,
+            [
+                (derive(state.seed, 8, state.updates, k), derive(state.seed, 9, state.updates, k, position))
+                for k in range(draws)
+            ],
+            Bound(particles, self.importance, self._kl_weight(state), analytic=not self.importance),
+            self.kl_warmup > 0,
+            len(batch) / state.rows,
+        )
 
     def _kl_weight(self, state: SVIState) -> float:
         if not self.kl_warmup:
             return self.kl_weight
         done = state.updates / (self.kl_warmup * state.updates_per_pass)
         return self.kl_weight * min(1.0, done)
+
+
+def _by_model(step: Step, program: Program) -> Found:
+    """Σ wₙ rows[n] + (n/N)(log prior − log q), averaged over draws, and its gradient, by the model's own code."""
+    parts = []
+    for of_globals, of_locals in step.seeds:
+        with seeded(of_globals):
+            drawn = step.guide.draw()
+        score = program.score(drawn.values, step.batch, of_locals, step.bound)
+        parts.append((step.batch.weights * score.rows).sum() + step.share * (score.prior - drawn.log_q))
+    objective = torch.stack(parts).mean()
+    gradients = torch.autograd.grad(objective, list(step.parameters.values()), allow_unused=True)
+    return Found(objective.detach(), gradients)
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
@@ -261,7 +286,18 @@ def built(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> torch
             needed="an optimiser that steps along one gradient: the objective is random",
             remedy="use torch.optim.Adam, or lv.EM() for an exact maximum",
         )
+    if type(made) in FUSED and all(parameter.device.type == "cpu" for parameter in parameters.values()):
+        _fuse(made)
     return made
+
+
+def _fuse(optimizer: torch.optim.Optimizer) -> None:
+    """One pass over memory for each step, where no other way was asked for; the same step to rounding."""
+    for group in optimizer.param_groups:
+        asked = any(group.get(name) for name in ("foreach", "capturable", "differentiable"))
+        plain = all(parameter.is_floating_point() and not parameter.is_complex() for parameter in group["params"])
+        if group.get("fused") is None and not asked and plain and not isinstance(group["lr"], Tensor):
+            group["fused"] = True
 
 
 def ascend(
@@ -293,6 +329,9 @@ def _check_interior(space: GlobalSpace, start: Mapping[str, Tensor]) -> None:
 
 def check_gradients(space: GlobalSpace, parameters: Iterable[str], total: Gradient, updates: int) -> None:
     """A step along a gradient that is not finite would spoil all that was learnt."""
+    sums = [gradient.sum() for gradient in total.gradients if gradient is not None]
+    if not sums or bool(torch.stack(sums).sum().isfinite()):
+        return
     for name, gradient in zip(parameters, total.gradients, strict=True):
         if gradient is not None and not bool(gradient.isfinite().all()):
             raise NumericalError(
