@@ -7,8 +7,9 @@ STAMP := .venv/.installed
 # many threads on few cores are slower than one, and results repeat to the bit
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 WORKERS ?= 2
+CORE_PYTHON ?= $(abspath $(BIN)/python)
 
-.PHONY: help demo test lint typecheck unit bench bench-quick calibrate clean
+.PHONY: help core demo test lint typecheck unit bench bench-quick calibrate clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,11 +38,15 @@ bench-quick: $(STAMP) ## the same, small sizes
 calibrate: $(STAMP) ## simulation-based calibration of the built-in models
 	$(THREADS) $(BIN)/python benchmarks/calibrate.py
 
+core: ## the compiled core, built in place after work on core/src
+	cmake -S core -B build/core -G Ninja -DPython_EXECUTABLE=$(CORE_PYTHON)
+	cmake --build build/core
+
 clean: ## removes what was made, the virtual environment too
-	rm -rf .venv dist build demo-output .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv dist build demo-output .pytest_cache .ruff_cache .hypothesis core/CMakeFiles core/CMakeCache.txt latentvars/kernels/_core.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt core/CMakeLists.txt $(wildcard core/src/*)
 	@test -n "$(PYTHON)" || { \
 		echo "No Python 3.11 or newer was found: install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness import Line, Settings
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
-PACKAGES = ("latentvars", "torch", "pyro-ppl", "numpy", "numba", "hmmlearn", "scikit-learn")
+PACKAGES = ("latentvars", "torch", "pyro-ppl", "numpy", "hmmlearn", "scikit-learn")
 
 COLUMNS: tuple[tuple[str, int, Callable[[Line], str]], ...] = (
     ("work", 27, lambda line: line.what),

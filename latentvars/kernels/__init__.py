@@ -1,1 +1,1 @@
-"""Compiled code (numba) for hidden Markov chains; imported when first used, as compilers are slow to import."""
+"""Compiled code, built from ``core/src``, and its arrays."""

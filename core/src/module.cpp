@@ -1,0 +1,183 @@
+// The kernels as a Python module: checks of shapes, the choice of the instruction set, and the interpreter let go.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "tables.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+#define LATENTVARS_DECLARE(isa)                 \
+    namespace isa {                             \
+    extern const latentvars::Kernels kernels; \
+    }
+LATENTVARS_DECLARE(baseline)
+#ifdef LATENTVARS_X86
+LATENTVARS_DECLARE(x86_64_v3)
+LATENTVARS_DECLARE(x86_64_v4)
+#endif
+
+namespace {
+
+using latentvars::Chains;
+using latentvars::Kernels;
+using latentvars::Posterior;
+
+struct Build {
+    const Kernels* kernels;
+    const char* name;
+};
+
+Build best() {
+#ifdef LATENTVARS_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw"))
+        return {&x86_64_v4::kernels, "x86-64-v4"};
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {&x86_64_v3::kernels, "x86-64-v3"};
+#endif
+    return {&baseline::kernels, "baseline"};
+}
+
+const Build build = best();
+
+template <class T>
+using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+using Table = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+
+template <class Array>
+void needs(const Array& array, const char* name, std::initializer_list<std::size_t> shape) {
+    bool fits = array.ndim() == shape.size();
+    std::string given, wanted;
+    std::size_t axis = 0;
+    for (const std::size_t size : shape) {
+        fits = fits && array.shape(axis) == size;
+        wanted += (axis++ ? ", " : "") + std::to_string(size);
+    }
+    for (std::size_t k = 0; k < array.ndim(); ++k) given += (k ? ", " : "") + std::to_string(array.shape(k));
+    if (!fits) throw std::invalid_argument(std::string(name) + " is [" + given + "], needed: [" + wanted + "]");
+}
+
+// Chains whose arrays stay alive as long as they do.
+struct Given {
+    In<double> initial, transition;
+    In<std::int64_t> initial_of, transition_of, begins, lengths;
+    Table emission;
+    Chains chains{};
+    std::size_t steps = 0;
+
+    Given(In<double> initial, In<std::int64_t> initial_of, In<double> transition, In<std::int64_t> transition_of,
+          Table emission, In<std::int64_t> begins, In<std::int64_t> lengths, int threads)
+        : initial(initial), transition(transition), initial_of(initial_of), transition_of(transition_of),
+          begins(begins), lengths(lengths), emission(emission) {
+        if (emission.ndim() != 2 || initial.ndim() != 2 || transition.ndim() != 4)
+            throw std::invalid_argument("needed: initial [I, K], transition [P, S, K, K], log emission [M, K]");
+        const std::size_t states = initial.shape(1), count = lengths.size();
+        steps = emission.shape(0);
+        needs(emission, "log emission", {steps, states});
+        needs(transition, "transition", {transition.shape(0), transition.shape(1), states, states});
+        needs(initial_of, "initial_of", {count});
+        needs(transition_of, "transition_of", {count});
+        needs(begins, "begins", {count});
+        chains.count = count, chains.states = states, chains.threads = threads;
+        chains.matrices = transition.shape(0), chains.moves = transition.shape(1);
+        chains.initial = initial.data(), chains.initial_of = initial_of.data();
+        chains.transition = transition.data(), chains.transition_of = transition_of.data();
+        chains.begins = begins.data(), chains.lengths = lengths.data();
+        if (emission.dtype() == nb::dtype<double>())
+            chains.wide = static_cast<const double*>(emission.data());
+        else if (emission.dtype() == nb::dtype<float>())
+            chains.narrow = static_cast<const float*>(emission.data());
+        else
+            throw std::invalid_argument("log emission: float64 or float32 is needed");
+        for (std::size_t row = 0; row < count; ++row) {
+            const std::int64_t begin = chains.begins[row], length = chains.lengths[row];
+            const bool inside = begin >= 0 && length >= 1 && static_cast<std::size_t>(begin + length) <= steps &&
+                                static_cast<std::size_t>(chains.initial_of[row]) < initial.shape(0) &&
+                                static_cast<std::size_t>(chains.transition_of[row]) < transition.shape(0) &&
+                                (chains.moves == 1 || length - 1 <= chains.moves);
+            if (!inside) throw std::invalid_argument("chain " + std::to_string(row) + " lies outside its table");
+        }
+    }
+};
+
+}  // namespace
+
+NB_MODULE(_core, m) {
+    m.attr("instructions") = build.name;
+
+    nb::class_<Given>(m, "Chains", "Chains in a table of steps")
+        .def(nb::init<In<double>, In<std::int64_t>, In<double>, In<std::int64_t>, Table, In<std::int64_t>,
+                      In<std::int64_t>, int>());
+
+    m.def("evidence", [](const Given& given, Out<double> total) {
+        needs(total, "total", {static_cast<std::size_t>(given.chains.count)});
+        nb::gil_scoped_release free;
+        build.kernels->evidence(given.chains, total.data());
+    });
+
+    m.def("posterior", [](const Given& given, In<double> weights, bool by_chain, Out<double> total,
+                          nb::ndarray<nb::c_contig, nb::device::cpu> marginals, Out<double> initial_slopes,
+                          Out<double> slopes) {
+        const Chains& c = given.chains;
+        const std::size_t count = c.count, states = c.states, moves = c.moves;
+        needs(weights, "weights", {count});
+        needs(total, "total", {count});
+        needs(marginals, "marginals", {given.steps, states});
+        needs(initial_slopes, "initial_slopes", {count, states});
+        needs(slopes, "slopes", {by_chain ? count : static_cast<std::size_t>(c.matrices), moves, states, states});
+        Posterior out{weights.data(), by_chain, total.data(), nullptr, nullptr, initial_slopes.data(), slopes.data()};
+        if (c.wide && marginals.dtype() == nb::dtype<double>())
+            out.wide = static_cast<double*>(marginals.data());
+        else if (c.narrow && marginals.dtype() == nb::dtype<float>())
+            out.narrow = static_cast<float*>(marginals.data());
+        else
+            throw std::invalid_argument("marginals: the dtype of log emission is needed");
+        nb::gil_scoped_release free;
+        build.kernels->posterior(c, out);
+    });
+
+    m.def("filter", [](const Given& given, Out<double> states, Out<double> steps, Out<double> total) {
+        const std::size_t size = given.chains.states;
+        needs(states, "states", {given.steps, size});
+        needs(steps, "steps", {given.steps});
+        needs(total, "total", {static_cast<std::size_t>(given.chains.count)});
+        nb::gil_scoped_release free;
+        build.kernels->filter(given.chains, states.data(), steps.data(), total.data());
+    });
+
+    m.def("smooth", [](const Given& given, In<double> states, In<double> steps, In<double> total, Out<double> probs,
+                       Out<double> log_ahead) {
+        const std::size_t size = given.chains.states;
+        needs(states, "states", {given.steps, size});
+        needs(steps, "steps", {given.steps});
+        needs(total, "total", {static_cast<std::size_t>(given.chains.count)});
+        needs(probs, "probs", {given.steps, size});
+        needs(log_ahead, "log_ahead", {given.steps, size});
+        nb::gil_scoped_release free;
+        build.kernels->smooth(given.chains, states.data(), steps.data(), total.data(), probs.data(), log_ahead.data());
+    });
+
+    m.def("paths", [](const Given& given, Out<std::int64_t> paths) {
+        needs(paths, "paths", {given.steps});
+        nb::gil_scoped_release free;
+        build.kernels->paths(given.chains, paths.data());
+    });
+
+    m.def("draws", [](const Given& given, In<double> states, In<double> uniforms, Out<std::int64_t> paths) {
+        needs(states, "states", {given.steps, static_cast<std::size_t>(given.chains.states)});
+        if (uniforms.ndim() != 2) throw std::invalid_argument("uniforms: [R, M] is needed");
+        needs(uniforms, "uniforms", {uniforms.shape(0), given.steps});
+        needs(paths, "paths", {uniforms.shape(0), given.steps});
+        nb::gil_scoped_release free;
+        build.kernels->draws(given.chains, states.data(), uniforms.data(), uniforms.shape(0), given.steps, paths.data());
+    });
+
+    m.def("exponentials", [](Out<double> x) { build.kernels->exponentials(x.data(), x.size()); },
+          "exp in place for x <= 0; 0 below -600");
+}

@@ -1,0 +1,48 @@
+// What crosses from Python: views of arrays, owned by the caller.
+#pragma once
+#include <cstdint>
+
+namespace latentvars {
+
+// N chains with K states, in a table of M steps. Probabilities, not logs.
+struct Chains {
+    std::int64_t count;              // N
+    std::int64_t states;             // K
+    std::int64_t matrices;           // P
+    std::int64_t moves;              // S: 1, or T-1 where each move has a matrix of its own
+    const double* initial;           // [I, K]
+    const std::int64_t* initial_of;  // [N]
+    const double* transition;        // [P, S, K, K], from, to
+    const std::int64_t* transition_of;  // [N]
+    const double* wide;              // [M, K] log densities in double precision, nats; or
+    const float* narrow;             //        in single precision
+    const std::int64_t* begins;      // [N], first step of each chain in the table
+    const std::int64_t* lengths;     // [N], at least 1
+    int threads;
+};
+
+// What smoothing gives, times the weights of the chains; the arrays are zero at first.
+struct Posterior {
+    const double* weights;   // [N]
+    bool by_chain;           // whether slopes are kept apart
+    double* total;           // [N], log p(x), nats, not weighted
+    double* wide;            // [M, K], p(z_t | x), in double precision; or
+    float* narrow;           //         in single precision
+    double* initial_slopes;  // [N, K], d log p(x) / d initial
+    double* slopes;          // [P, S, K, K], or [N, S, K, K] by chain: d log p(x) / d transition
+};
+
+// One build of the kernels for each instruction set; the best that the processor has is taken at run time.
+struct Kernels {
+    void (*evidence)(const Chains&, double* total);
+    void (*posterior)(const Chains&, const Posterior&);
+    void (*filter)(const Chains&, double* states, double* steps, double* total);
+    void (*smooth)(const Chains&, const double* states, const double* steps, const double* total, double* probs,
+                   double* log_ahead);
+    void (*paths)(const Chains&, std::int64_t* paths);
+    void (*draws)(const Chains&, const double* states, const double* uniforms, std::int64_t draws, std::int64_t steps,
+                  std::int64_t* paths);
+    void (*exponentials)(double* x, std::int64_t size);
+};
+
+}  // namespace latentvars

@@ -1,0 +1,41 @@
+"""The compiled core: arrays are checked for shape and dtype, results are written into arrays that are given."""
+
+import numpy as np
+
+instructions: str
+
+class Chains:
+    def __init__(
+        self,
+        initial: np.ndarray,
+        initial_of: np.ndarray,
+        transition: np.ndarray,
+        transition_of: np.ndarray,
+        log_emission: np.ndarray,
+        begins: np.ndarray,
+        lengths: np.ndarray,
+        threads: int,
+    ) -> None: ...
+
+def evidence(chains: Chains, total: np.ndarray) -> None: ...
+def posterior(
+    chains: Chains,
+    weights: np.ndarray,
+    by_chain: bool,
+    total: np.ndarray,
+    marginals: np.ndarray,
+    initial_slopes: np.ndarray,
+    slopes: np.ndarray,
+) -> None: ...
+def filter(chains: Chains, states: np.ndarray, steps: np.ndarray, total: np.ndarray) -> None: ...
+def smooth(
+    chains: Chains,
+    states: np.ndarray,
+    steps: np.ndarray,
+    total: np.ndarray,
+    probs: np.ndarray,
+    log_ahead: np.ndarray,
+) -> None: ...
+def paths(chains: Chains, paths: np.ndarray) -> None: ...
+def draws(chains: Chains, states: np.ndarray, uniforms: np.ndarray, paths: np.ndarray) -> None: ...
+def exponentials(x: np.ndarray) -> None: ...
