@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import latentvars as lv
 from latentvars.errors import NumericalError
-from latentvars.inference.algorithm import Problem
+from latentvars.inference.algorithm import OneByOne, Problem
 from latentvars.program import Bound
 from latentvars.randomness import derive
 
@@ -269,6 +269,9 @@ class FailingEM(lv.EM):
         if len(self.met) - 1 in self.failing:
             raise NumericalError("planted", "nothing", "nothing")
         return super().init(problem)
+
+    def screen(self, problem: Problem, starts: Any) -> OneByOne:
+        return OneByOne("it counts its starts")
 
 
 def test_a_start_that_fails_is_counted() -> None:

@@ -44,12 +44,16 @@ class Screened:
         objective: nats; NaN where the run failed.
         degenerate: whether a component has collapsed onto a few rows.
         ended: whether the short run came to its end, or was cut off.
+        history: objective after each pass of the short run, nats per row, where the long run goes on from it.
+        state: that of the algorithm, to go on from; None: the long run begins at ``values``.
     """
 
     values: dict[str, Tensor]
     objective: float
     degenerate: bool = False
     ended: bool = True
+    history: tuple[float, ...] = ()
+    state: Any = None
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from latentvars.inference.degenerate import Degenerate, Keep
 from latentvars.inference.m_step import Expected, collapsed, expected, lowering, maximise
 from latentvars.inference.m_step_plan import Plan, make_plan
 from latentvars.inference.posteriors import PointMass
-from latentvars.inference.screening import cannot_screen, screen
+from latentvars.inference.screening import cannot_screen, screen, short_runs, tabulated_step
 from latentvars.inference.settings import check_at_least, check_share
 from latentvars.inference.stopping import Status, StopRule, Tolerance
 from latentvars.inference.summed import SummedExpected, SummedPlan, make_summed_plan
-from latentvars.inference.tabulated import Tabulated
+from latentvars.inference.tabulated import ImpreciseError, Tabulated
 from latentvars.program import Program, model_parameters
 from latentvars.rows import Batch, Rows
 
@@ -145,14 +145,21 @@ class EM:
         return history[-1], SAME_OPTIMUM * max(1.0, abs(history[-1]))
 
     def screen(self, problem: Problem, starts: Sequence[Mapping[str, Tensor]]) -> list[Screened] | OneByOne:
-        """Up to 100 steps of all starts together, where the M-step is closed and the data are small."""
+        """Up to 100 steps of all starts together, where the M-step is closed; its long runs go on from there."""
         if problem.program.roles.choices:
             return OneByOne("its discrete globals are summed out start by start")
-        plan = plan_m_step(problem, self.variance_floor)
+        state = self.init(problem)
+        assert isinstance(state.plan, Plan)
         if self.accelerate:
             return OneByOne("each is accelerated by itself")
-        alone = cannot_screen(problem, plan, len(starts))
-        return alone or screen(problem, plan, starts, min(SHORT_RUN, self.passes), SHORT_TOLERANCE)
+        passes = min(SHORT_RUN, self.passes)
+        found = by_table(problem, state, starts, passes)
+        if found is None:
+            alone = cannot_screen(problem, state.plan, len(starts))
+            if alone is not None:
+                return alone
+            found = screen(problem, state.plan, starts, passes, SHORT_TOLERANCE)
+        return [replace(short, state=replace(state, values=short.values)) for short in found]
 
     def init(self, problem: Problem) -> EMState:
         """Plan the M-step.
@@ -216,6 +223,20 @@ class EM:
 
     def posterior(self, state: EMState) -> PointMass:
         return PointMass(dict(state.judged))
+
+
+def by_table(
+    problem: Problem, state: EMState, starts: Sequence[Mapping[str, Tensor]], passes: int
+) -> list[Screened] | None:
+    """Short runs of all starts by products; None where there are none, or they would lose digits."""
+    step = None if state.table is None else tabulated_step(problem.program, state.table, len(starts))
+    if step is None:
+        return None
+    assert isinstance(state.plan, Plan)
+    try:
+        return short_runs(step, state.plan, starts, passes, SHORT_TOLERANCE, float(problem.rows.weights.sum()))
+    except ImpreciseError:
+        return None
 
 
 def plan_m_step(problem: Problem, floor: float) -> Plan:

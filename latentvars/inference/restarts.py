@@ -47,10 +47,11 @@ def best_of_starts(
     seeds = [seed if k == 0 else derive(seed, 10, k) for k in range(algorithm.restarts)]
     ends = np.full(len(seeds), np.nan)
     program = bind(model, rows, known)[1]
-    long = _LongRuns(model, rows, algorithm, progress, known)
+    long = _LongRuns(model, rows, algorithm, progress, known, program)
     values = _starting_points(program, rows, seeds, start, long)
     order = list(values)
     cut: set[int] = set()
+    screened: dict[int, Screened] = {}
     found = (
         _screened(algorithm, Problem(program, rows, values[order[0]], seed), list(values.values())) if order else None
     )
@@ -60,12 +61,16 @@ def best_of_starts(
         for k, short in screened.items():
             values[k], ends[k] = short.values, short.objective / weight
         order.sort(key=lambda k: (screened[k].degenerate, -np.nan_to_num(ends[k], nan=-np.inf)))
-        cut = {k for k in order if not screened[k].ended}
+        cut = {k for k in order if not screened[k].ended and len(screened[k].history) < algorithm.passes}
         long.most = LONG_RUNS
     for k in order:
-        if np.isnan(ends[k]) and long.most is not None and long.best is not None:
-            break  # failed in its short run
-        ends[k] = long.end(values[k], seeds[k])
+        short = screened.get(k)
+        if long.best is not None and short is not None:
+            if np.isnan(ends[k]):
+                break  # failed in its short run
+            if len(short.history) >= algorithm.passes:
+                continue  # it has had all its passes, and ended lower
+        ends[k] = long.end(values[k], seeds[k], short)
         cut.discard(k)
         if long.enough:
             break
@@ -158,9 +163,10 @@ class _LongRuns:
         algorithm: Algorithm,
         progress: bool | None,
         known: Restrictions | None,
+        program: Program,
     ) -> None:
         self.model, self.rows, self.algorithm, self.progress = model, rows, algorithm, progress
-        self.known = known
+        self.known, self.program = known, program
         self.best: Run | None = None
         self.reached, self.tolerance, self.sound = -np.inf, 0.0, False
         self.interrupted = False
@@ -168,12 +174,15 @@ class _LongRuns:
         self.most: int | None = None
         self.done = 0
 
-    def end(self, values: dict[str, Tensor], seed: int) -> float:
-        """The objective per row at the end of a run, nats; NaN where it fails."""
-        program = bind(self.model, self.rows, self.known)[1]
+    def end(self, values: dict[str, Tensor], seed: int, short: Screened | None = None) -> float:
+        """The objective per row at the end of a run, which goes on from a short one; nats, NaN where it fails."""
         try:
-            state = self.algorithm.init(Problem(program, self.rows, values, seed))
-            run = ended(Run(self.algorithm, program, self.rows, seed, state), self.progress)
+            if short is not None and short.state is not None:
+                program, state, history = self.program, short.state, list(short.history)
+            else:
+                program, history = bind(self.model, self.rows, self.known)[1], []
+                state = self.algorithm.init(Problem(program, self.rows, values, seed))
+            run = ended(Run(self.algorithm, program, self.rows, seed, state, history), self.progress)
         except SupportError:
             raise
         except FAILURES as error:

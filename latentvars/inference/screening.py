@@ -1,16 +1,20 @@
-"""Many starts of EM at once: the EM step is captured as one graph and mapped over the starts."""
+"""Many starts of EM at once: by products with one table of features, or by an EM step that is captured as a graph."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from latentvars.capture import capture
 from latentvars.inference.algorithm import OneByOne, Problem, Screened
+from latentvars.inference.lifted import Lifted
 from latentvars.inference.m_step import collapsed, em_step
 from latentvars.inference.m_step_plan import Plan
+from latentvars.inference.tabulated import Tabulated
+from latentvars.program import Program
 
 LARGEST = 20_000_000  # numbers that the starts may take together in one intermediate result
 LONGEST = 150  # steps of a chain beyond which its captured graph would be too long
@@ -38,10 +42,13 @@ def cannot_screen(problem: Problem, plan: Plan, starts: int) -> OneByOne | None:
     return OneByOne("the data are too large to be held once for each") if largest > LARGEST else None
 
 
+Step = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], Tensor]]
+
+
 def screen(
     problem: Problem, plan: Plan, starts: Sequence[Mapping[str, Tensor]], passes: int, per_row: float
 ) -> list[Screened]:
-    """Short runs of all starts together.
+    """Short runs of all starts together, by a step that is captured as one graph.
 
     Args:
         problem: model and data.
@@ -57,27 +64,78 @@ def screen(
         return em_step(program, plan, values, batch)
 
     graph = torch.vmap(capture(step, dict(starts[0]), dtype=program.dtype))
+    return short_runs(graph, plan, starts, passes, per_row, float(problem.rows.weights.sum()))
+
+
+def tabulated_step(program: Program, table: Tabulated, starts: int) -> Step | None:
+    """A step of starts of a mixture whose E-step goes by a table; None where its M-step is more than closed forms.
+
+    Raises:
+        ImpreciseError: products would lose digits.
+    """
+    lifted = {starts: Lifted.of(program, table.plan, starts)}
+    if lifted[starts] is None or not table.direct or table.points.lengths is not None:
+        return None
+
+    def step(values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        size = len(next(iter(values.values())))
+        if size not in lifted:
+            lifted[size] = Lifted.of(program, table.plan, size)
+        m_step = lifted[size]
+        assert m_step is not None
+        objective, statistics = table.many(m_step, values)
+        return m_step.maximise(values, statistics), objective
+
+    return step
+
+
+def short_runs(
+    step: Step, plan: Plan, starts: Sequence[Mapping[str, Tensor]], passes: int, per_row: float, weight: float
+) -> list[Screened]:
+    """Runs of all starts together; one that has ended or failed is left out of the steps that follow.
+
+    Args:
+        step: globals ``[S, *shape]`` → those after an EM step and the objectives before it ``[S]``, nats.
+        plan: the M-step.
+        starts: constrained globals of each start.
+        passes: most steps.
+        per_row: change of the objective below which a start is left alone, nats per row.
+        weight: of all rows together.
+    """
+    ends = [dict(start) for start in starts]
+    histories: list[list[float]] = [[] for _ in starts]
+    sound, moving = [True] * len(starts), [True] * len(starts)
+    at = list(range(len(starts)))
     values = {name: torch.stack([start[name] for start in starts]) for name in starts[0]}
-    least = per_row * float(problem.rows.weights.sum())
-    before = torch.full((len(starts),), -torch.inf, dtype=program.dtype)
-    active = torch.ones(len(starts), dtype=torch.bool)
-    failed = torch.zeros(len(starts), dtype=torch.bool)
     with torch.no_grad():
         for _ in range(passes):
-            updated, objective = graph(values)
-            failed |= active & ~objective.isfinite()
-            active &= objective.isfinite() & ((objective - before).abs() > least)
-            before = torch.where(active | before.isinf(), objective, before)
-            if not bool(active.any()):
+            updated, objective = step(values)
+            going = []
+            for place, (k, now) in enumerate(zip(at, (objective / weight).tolist(), strict=True)):
+                before = histories[k][-1] if histories[k] else -math.inf
+                sound[k] = math.isfinite(now)
+                if sound[k]:
+                    histories[k].append(now)
+                moving[k] = sound[k] and abs(now - before) > per_row
+                if moving[k]:
+                    going.append(place)
+                else:
+                    ends[k] = {name: value[place] for name, value in (updated if sound[k] else values).items()}
+            if len(going) < len(at):
+                at = [at[place] for place in going]
+                updated = {name: value[going] for name, value in updated.items()}
+            values = updated
+            if not at:
                 break
-            values = {name: _chosen(active, updated[name], value) for name, value in values.items()}
-    ends = torch.where(before.isfinite() & ~failed, before, torch.nan).tolist()
-    split = [{name: value[k] for name, value in values.items()} for k in range(len(starts))]
+    for place, k in enumerate(at):
+        ends[k] = {name: value[place] for name, value in values.items()}
     return [
-        Screened(own, end, end == end and bool(collapsed(plan, own)), not moving)
-        for own, end, moving in zip(split, ends, active.tolist(), strict=True)
+        Screened(
+            own,
+            weight * history[-1] if good and history else math.nan,
+            good and bool(collapsed(plan, own)),
+            not left,
+            tuple(history),
+        )
+        for own, history, good, left in zip(ends, histories, sound, moving, strict=True)
     ]
-
-
-def _chosen(active: Tensor, updated: Tensor, value: Tensor) -> Tensor:
-    return torch.where(active.reshape((-1,) + (1,) * (value.dim() - 1)), updated, value)

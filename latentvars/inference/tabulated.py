@@ -19,6 +19,7 @@ from torch.distributions import Independent
 from latentvars.distributions import Flat, HiddenMarkov, Mixture
 from latentvars.families import Arguments, Selection, Statistics, without_wrappers
 from latentvars.families.tables import Table, table_of
+from latentvars.inference.lifted import Lifted
 from latentvars.inference.m_step import Expected
 from latentvars.inference.m_step_plan import Leaf, Plan
 from latentvars.program import Program
@@ -26,6 +27,10 @@ from latentvars.rows import Batch, Rows
 
 KEPT = 2**22  # numbers: larger tables of features are made anew, chunk by chunk, in each pass
 CHUNK = 2**18  # numbers of features and responsibilities at a time: what a cache holds
+
+
+class ImpreciseError(Exception):
+    """Components are so far apart, or so narrow, that products lose digits."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Points:
         base: Σ w h(x), the part of the log density that no argument enters, nats.
         farthest: ``[F]``, the largest size of each feature.
         kept: features ``[F, M]`` where they are small enough.
+        shared: Σ w t(x) of the features that enter all components alike.
         lengths: ``[N]`` steps of each sequence; None where points are rows.
         by_row: weights ``[N]``.
     """
@@ -47,6 +53,7 @@ class Points:
     base: float
     farthest: Tensor
     kept: Tensor | None
+    shared: Tensor
     lengths: Tensor | None
     by_row: Tensor
 
@@ -92,7 +99,8 @@ class Tabulated:
         if leaf is None or leaf.target[:1] != Size([states]) or not _is_shared(fn):
             return None
         value = _flat(fn, site.value, rows)
-        table = table_of(leaf.family, without_wrappers(_emission(fn)), value, leaf.target)
+        law = without_wrappers(_emission(fn))
+        table = table_of(leaf.family, leaf.family.arguments(law), law, value, leaf.target)
         if table is None or value.device.type != "cpu":
             return None
         return Tabulated(
@@ -118,10 +126,53 @@ class Tabulated:
             natural = self.table.natural(arguments, self.leaf.target, self.plan.references[self.leaf.name])
             if not bool(natural.isfinite().all()):
                 return None
-            found = self._mixture(natural, **laws) if "weights" in laws else self._chain(natural, **laws)
-            objective, sums, counts = found
+            own, constant = natural[:, : self.table.own], self.points.shared @ self._common(natural)[0]
+            objective, sums, counts = self._mixture(own, **laws) if "weights" in laws else self._chain(own, **laws)
+            sums = self._completed(sums)
             statistics = {self.leaf.name: self.table.statistics(sums, self.leaf.target)} | self._counts(counts)
-        return Expected(objective + self.points.base + (prior if with_prior else 0.0), statistics)
+        objective += float(constant) + self.points.base + (prior if with_prior else 0.0)
+        return Expected(objective, statistics)
+
+    def many(self, lifted: Lifted, values: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Statistics]]:
+        """The E-step of a mixture at S sets of globals.
+
+        Args:
+            lifted: its M-step.
+            values: globals, ``[S, *shape]``.
+
+        Returns:
+            Objectives without priors ``[S]``, nats, and leaf → statistics ``[S, *target, *event]``.
+
+        Raises:
+            ImpreciseError: products would lose digits.
+        """
+        starts, target = lifted.starts, self.leaf.target
+        every = Size((starts * target[0], *target[1:]))
+        arguments = {
+            name: value.expand((starts, *target, *value.shape[value.dim() - events :])).flatten(0, 1)
+            for name, value in lifted.arguments(self.leaf, values).items()
+            for events in [self.leaf.family.events[name]]
+        }
+        if not self.table.precise(arguments, self.points.farthest):
+            raise ImpreciseError
+        (weights,) = (lifted.arguments(leaf, values)["probs"] for leaf in self.plan.leaves if leaf is not self.leaf)
+        natural = self.table.natural(arguments, every, self.plan.references[self.leaf.name])
+        shares = self._common(natural).reshape(starts, target[0], -1)[:, 0]
+        objective, sums = self._sums(natural[:, : self.table.own], weights.reshape(starts, -1))
+        counts = {f"{self.site}.weights": {"counts": sums[:, 0].reshape(starts, target[0])}}
+        own = self.table.statistics(self._completed(sums), every)
+        statistics = {name: value.reshape(starts, target[0], *value.shape[1:]) for name, value in own.items()}
+        objective = objective + shares @ self.points.shared + self.points.base
+        return objective, {self.leaf.name: statistics} | counts
+
+    def _common(self, natural: Tensor) -> Tensor:
+        """The coefficients of shared features."""
+        return natural[:, natural.shape[1] - len(self.points.shared) :]
+
+    def _completed(self, sums: Tensor) -> Tensor:
+        """Sums of all features; what is the same for all components is divided among them by their weights."""
+        share = sums[:, :1] / self.points.weights.sum()
+        return torch.cat([sums, share * self.points.shared], -1) if len(self.points.shared) else sums
 
     def _selected(self, values: Mapping[str, Tensor]) -> tuple[Arguments, dict[str, Tensor], float]:
         """Arguments of the emission, laws of the local and log prior, without a run of the model: all priors are
@@ -155,16 +206,26 @@ class Tabulated:
         return found
 
     def _mixture(self, natural: Tensor, weights: Tensor) -> tuple[float, Tensor, dict[str, Tensor]]:
-        natural[:, 0] += weights.reshape(-1).log()
-        objective, sums = 0.0, torch.zeros_like(natural)
+        objective, sums = self._sums(natural, weights.reshape(1, -1))
+        return float(objective), sums, {"weights": sums[:, 0]}
+
+    def _sums(self, natural: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ w log p(x) of S mixtures, ``[S]``, nats, and Σ w r t(x), ``[S·K, F]``.
+
+        Args:
+            natural: of the components of all, ``[S·K, F]``.
+            weights: ``[S, K]``.
+        """
+        natural = torch.cat([natural[:, :1] + weights.reshape(-1, 1).log(), natural[:, 1:]], 1)
+        objective, sums = natural.new_zeros(len(weights)), torch.zeros_like(natural)
         for features, by_point in self._chunks(len(natural)):
-            joint = natural @ features
-            top = joint.amax(0)
+            joint = (natural @ features).reshape(*weights.shape, -1)
+            top = joint.amax(1, keepdim=True)
             joint.sub_(top).exp_()
-            total = joint.sum(0)
-            objective += float(by_point @ (total.log() + top))
-            sums += joint.mul_(by_point / total) @ features.mT
-        return objective, sums, {"weights": sums[:, 0]}
+            total = joint.sum(1, keepdim=True)
+            objective += (total.log() + top)[:, 0] @ by_point
+            sums += joint.mul_(by_point / total).flatten(0, 1) @ features.mT
+        return objective, sums
 
     def _chain(self, natural: Tensor, initial: Tensor, transition: Tensor) -> tuple[float, Tensor, dict[str, Tensor]]:
         import numpy as np
@@ -258,12 +319,14 @@ def _points(value: Tensor, table: Table, leaf: Leaf, plan: Plan, rows: Rows) -> 
     weights = by_row.repeat_interleave(rows.lengths) if sequences and rows.lengths is not None else by_row
     value = value.to(torch.float64)
     reference = plan.references[leaf.name]
-    farthest, base, kept = torch.zeros(0), 0.0, []
+    farthest, base, kept, shared = torch.zeros(0), 0.0, [], torch.zeros(0, dtype=torch.float64)
     for low in range(0, len(value), 4096):
         part = slice(low, low + 4096)
-        features = table.features(value[part], reference)
+        features, rest = table.features(value[part], reference), table.shared(value[part], reference)
         here = features.abs().amax(1)
         farthest = torch.maximum(farthest, here) if len(farthest) else here
+        if rest is not None:
+            shared = shared + rest @ weights[part] if len(shared) else rest @ weights[part]
         constant = table.base(value[part])
         base += 0.0 if constant is None else float(weights[part] @ constant)
         if len(features) * len(value) <= KEPT:
@@ -274,6 +337,7 @@ def _points(value: Tensor, table: Table, leaf: Leaf, plan: Plan, rows: Rows) -> 
         base,
         farthest,
         torch.cat(kept, 1) if kept else None,
+        shared,
         rows.lengths if sequences else None,
         by_row,
     )
