@@ -63,7 +63,7 @@ class EMState:
         change: largest relative change of a global in the last update.
         last: the globals before the last update and its expected statistics, to tell who lowered the objective.
         trial: progress of the acceleration; None where there is none.
-        table: the E-step of all rows at once; None where it goes the general way.
+        table: the E-step by products; None where it goes the general way.
     """
 
     program: Program
@@ -170,15 +170,15 @@ class EM:
         plan = (plan_summed if problem.program.roles.choices else plan_m_step)(problem, self.variance_floor)
         trial = Trial() if self.accelerate else None
         table = None
-        if isinstance(plan, Plan) and self.batch_size is None:
+        if isinstance(plan, Plan):
             table = Tabulated.of(problem.program, plan, problem.rows)
         return EMState(problem.program, plan, dict(problem.start), trial=trial, table=table)
 
     def contribution(self, state: EMState, batch: Batch, position: int) -> Expected | SummedExpected:
         """Expected sufficient statistics of a batch; the log prior is the share of the first batch."""
         found = None
-        if state.table is not None and state.table.covers(batch):
-            found = state.table.expected(state.values, with_prior=position == 0)
+        if state.table is not None and batch.observed is None and not batch.known:
+            found = state.table.expected(state.values, batch, with_prior=position == 0)
         return found or state.steps.expected(state.values, batch, with_prior=position == 0)
 
     def objective(self, state: EMState, total: Expected | SummedExpected) -> float:
@@ -229,7 +229,7 @@ def by_table(
     problem: Problem, state: EMState, starts: Sequence[Mapping[str, Tensor]], passes: int
 ) -> list[Screened] | None:
     """Short runs of all starts by products; None where there are none, or they would lose digits."""
-    step = None if state.table is None else tabulated_step(problem.program, state.table, len(starts))
+    step = None if state.table is None else tabulated_step(problem, state.table, len(starts))
     if step is None:
         return None
     assert isinstance(state.plan, Plan)

@@ -14,7 +14,6 @@ from latentvars.inference.lifted import Lifted
 from latentvars.inference.m_step import collapsed, em_step
 from latentvars.inference.m_step_plan import Plan
 from latentvars.inference.tabulated import Tabulated
-from latentvars.program import Program
 
 LARGEST = 20_000_000  # numbers that the starts may take together in one intermediate result
 LONGEST = 150  # steps of a chain beyond which its captured graph would be too long
@@ -67,14 +66,15 @@ def screen(
     return short_runs(graph, plan, starts, passes, per_row, float(problem.rows.weights.sum()))
 
 
-def tabulated_step(program: Program, table: Tabulated, starts: int) -> Step | None:
+def tabulated_step(problem: Problem, table: Tabulated, starts: int) -> Step | None:
     """A step of starts of a mixture whose E-step goes by a table; None where its M-step is more than closed forms.
 
     Raises:
         ImpreciseError: products would lose digits.
     """
+    program, batch = problem.program, problem.rows.batch(dtype=problem.program.dtype)
     lifted = {starts: Lifted.of(program, table.plan, starts)}
-    if lifted[starts] is None or not table.direct or table.points.lengths is not None:
+    if lifted[starts] is None or not table.direct or table.points(batch).lengths is not None:
         return None
 
     def step(values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
@@ -83,7 +83,7 @@ def tabulated_step(program: Program, table: Tabulated, starts: int) -> Step | No
             lifted[size] = Lifted.of(program, table.plan, size)
         m_step = lifted[size]
         assert m_step is not None
-        objective, statistics = table.many(m_step, values)
+        objective, statistics = table.many(m_step, values, batch)
         return m_step.maximise(values, statistics), objective
 
     return step

@@ -9,7 +9,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Size, Tensor
 from torch.distributions import Independent
 
 from latentvars.distributions import Flat, HiddenMarkov, Mixture
-from latentvars.families import Arguments, Selection, Statistics, without_wrappers
+from latentvars.families import Arguments, Reference, Selection, Statistics, without_wrappers
 from latentvars.families.tables import Table, table_of
 from latentvars.inference.lifted import Lifted
 from latentvars.inference.m_step import Expected
@@ -58,18 +58,26 @@ class Points:
     by_row: Tensor
 
 
+@dataclass
+class Held:
+    """The observations of the last batch of all rows: every pass of an unbatched run meets it again."""
+
+    batch: Batch | None = None
+    points: Points | None = None
+
+
 @dataclass(frozen=True)
 class Tabulated:
     """A site whose E-step goes by a table.
 
     Attributes:
         program: the model.
+        plan: its M-step.
         site: name of the site.
         leaf: its emission.
         table: the table of the emission.
-        plan: its M-step.
-        points: the data.
         direct: whether all arguments are selections of globals with flat priors, so that no run of the model is needed.
+        held: observations that were read before.
     """
 
     program: Program
@@ -77,68 +85,75 @@ class Tabulated:
     site: str
     leaf: Leaf
     table: Table
-    points: Points
     direct: bool
+    held: Held = field(default_factory=Held, compare=False)
 
     @staticmethod
     def of(program: Program, plan: Plan, rows: Rows) -> Tabulated | None:
         """The tabulated E-step of a model, or None where it does not have one."""
         if rows.observed is not None or rows.known or plan.retained or program.roles.choices:
             return None
-        start = program.prior_draw(0)
+        if program.dtype != torch.float64:
+            return None
+        sketch = program.sketch
         with torch.no_grad():
-            run = program.trace(start, rows.batch(dtype=program.dtype))
+            run = program.trace(program.prior_draw(0), sketch)
         if len(run.local) != 1:
             return None
         (site,) = run.local.values()
         fn = _collapsed(site.fn)
-        if fn is None or site.mask is not None or site.scale != 1.0 or program.dtype != torch.float64:
+        if fn is None or site.mask is not None:
             return None
         leaf = next((one for one in plan.leaves if one.paths == (f"{site.name}.{_part(fn)}",)), None)
-        states = fn.labels
-        if leaf is None or leaf.target[:1] != Size([states]) or not _is_shared(fn):
+        if leaf is None or leaf.target[:1] != Size([fn.labels]) or not _is_shared(fn):
             return None
-        value = _flat(fn, site.value, rows)
-        law = without_wrappers(_emission(fn))
+        lengths = sketch.lengths if isinstance(fn, HiddenMarkov) else None
+        law, value = without_wrappers(_emission(fn)), _flat(site.value, lengths)
         table = table_of(leaf.family, leaf.family.arguments(law), law, value, leaf.target)
         if table is None or value.device.type != "cpu":
             return None
-        return Tabulated(
-            program,
-            plan,
-            site.name,
-            leaf,
-            table,
-            _points(value, table, leaf, plan, rows),
-            _is_direct(program, plan, fn),
-        )
+        return Tabulated(program, plan, site.name, leaf, table, _is_direct(program, plan, fn))
 
-    def covers(self, batch: Batch) -> bool:
-        """Whether a batch is the data of this table."""
-        return len(batch) == len(self.points.by_row)
+    def points(self, batch: Batch) -> Points:
+        """The observations of a batch; those of all rows are kept."""
+        if self.held.batch is batch and self.held.points is not None:
+            return self.held.points
+        with torch.no_grad():
+            site = self.program.trace(self.program.prior_draw(0), batch).sites[self.site]
+        fn = _collapsed(site.fn)
+        assert fn is not None
+        lengths = batch.lengths if isinstance(fn, HiddenMarkov) else None
+        reference = self.plan.references[self.leaf.name]
+        found = _points(_flat(site.value, lengths), self.table, reference, batch.weights, lengths)
+        if len(batch) == batch.total:
+            self.held.batch, self.held.points = batch, found
+        return found
 
-    def expected(self, values: Mapping[str, Tensor], *, with_prior: bool) -> Expected | None:
-        """What :func:`latentvars.inference.m_step.expected` gives of all rows; None where products lose digits."""
+    def expected(self, values: Mapping[str, Tensor], batch: Batch, *, with_prior: bool) -> Expected | None:
+        """What :func:`latentvars.inference.m_step.expected` gives of a batch; None where products lose digits."""
+        points = self.points(batch)
         with torch.no_grad():
             arguments, laws, prior = self._selected(values) if self.direct else self._traced(values)
-            if not self.table.precise(arguments, self.points.farthest):
+            if not self.table.precise(arguments, points.farthest):
                 return None
             natural = self.table.natural(arguments, self.leaf.target, self.plan.references[self.leaf.name])
             if not bool(natural.isfinite().all()):
                 return None
-            own, constant = natural[:, : self.table.own], self.points.shared @ self._common(natural)[0]
-            objective, sums, counts = self._mixture(own, **laws) if "weights" in laws else self._chain(own, **laws)
-            sums = self._completed(sums)
+            own, shared = self._parted(natural)
+            way = self._mixture if "weights" in laws else self._chain
+            objective, sums, counts = way(points, own, **laws)
+            sums = self._completed(points, sums, len(own))
             statistics = {self.leaf.name: self.table.statistics(sums, self.leaf.target)} | self._counts(counts)
-        objective += float(constant) + self.points.base + (prior if with_prior else 0.0)
-        return Expected(objective, statistics)
+        objective += float(points.shared @ shared[0]) + points.base
+        return Expected(objective + (prior if with_prior else 0.0), statistics)
 
-    def many(self, lifted: Lifted, values: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Statistics]]:
+    def many(self, lifted: Lifted, values: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Statistics]]:
         """The E-step of a mixture at S sets of globals.
 
         Args:
             lifted: its M-step.
             values: globals, ``[S, *shape]``.
+            batch: rows.
 
         Returns:
             Objectives without priors ``[S]``, nats, and leaf → statistics ``[S, *target, *event]``.
@@ -146,33 +161,35 @@ class Tabulated:
         Raises:
             ImpreciseError: products would lose digits.
         """
-        starts, target = lifted.starts, self.leaf.target
+        points, starts, target = self.points(batch), lifted.starts, self.leaf.target
         every = Size((starts * target[0], *target[1:]))
         arguments = {
             name: value.expand((starts, *target, *value.shape[value.dim() - events :])).flatten(0, 1)
             for name, value in lifted.arguments(self.leaf, values).items()
             for events in [self.leaf.family.events[name]]
         }
-        if not self.table.precise(arguments, self.points.farthest):
+        if not self.table.precise(arguments, points.farthest):
             raise ImpreciseError
         (weights,) = (lifted.arguments(leaf, values)["probs"] for leaf in self.plan.leaves if leaf is not self.leaf)
         natural = self.table.natural(arguments, every, self.plan.references[self.leaf.name])
-        shares = self._common(natural).reshape(starts, target[0], -1)[:, 0]
-        objective, sums = self._sums(natural[:, : self.table.own], weights.reshape(starts, -1))
+        natural, shared = self._parted(natural)
+        objective, sums = self._sums(points, natural, weights.reshape(starts, -1))
         counts = {f"{self.site}.weights": {"counts": sums[:, 0].reshape(starts, target[0])}}
-        own = self.table.statistics(self._completed(sums), every)
+        own = self.table.statistics(self._completed(points, sums, target[0]), every)
         statistics = {name: value.reshape(starts, target[0], *value.shape[1:]) for name, value in own.items()}
-        objective = objective + shares @ self.points.shared + self.points.base
+        objective = objective + shared.reshape(starts, target[0], -1)[:, 0] @ points.shared + points.base
         return objective, {self.leaf.name: statistics} | counts
 
-    def _common(self, natural: Tensor) -> Tensor:
-        """The coefficients of shared features."""
-        return natural[:, natural.shape[1] - len(self.points.shared) :]
+    def _parted(self, natural: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients of own and of shared features."""
+        own = natural.shape[1] if self.table.own is None else self.table.own
+        return natural[:, :own], natural[:, own:]
 
-    def _completed(self, sums: Tensor) -> Tensor:
-        """Sums of all features; what is the same for all components is divided among them by their weights."""
-        share = sums[:, :1] / self.points.weights.sum()
-        return torch.cat([sums, share * self.points.shared], -1) if len(self.points.shared) else sums
+    def _completed(self, points: Points, sums: Tensor, components: int) -> Tensor:
+        """Sums of all features; those that all components share are divided evenly among them."""
+        if not len(points.shared):
+            return sums
+        return torch.cat([sums, (points.shared / components).expand(len(sums), -1)], -1)
 
     def _selected(self, values: Mapping[str, Tensor]) -> tuple[Arguments, dict[str, Tensor], float]:
         """Arguments of the emission, laws of the local and log prior, without a run of the model: all priors are
@@ -205,11 +222,11 @@ class Tabulated:
                 found[leaf.name] = {"counts": value.reshape(*leaf.target, value.shape[-1])}
         return found
 
-    def _mixture(self, natural: Tensor, weights: Tensor) -> tuple[float, Tensor, dict[str, Tensor]]:
-        objective, sums = self._sums(natural, weights.reshape(1, -1))
+    def _mixture(self, points: Points, natural: Tensor, weights: Tensor) -> tuple[float, Tensor, dict[str, Tensor]]:
+        objective, sums = self._sums(points, natural, weights.reshape(1, -1))
         return float(objective), sums, {"weights": sums[:, 0]}
 
-    def _sums(self, natural: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def _sums(self, points: Points, natural: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Σ w log p(x) of S mixtures, ``[S]``, nats, and Σ w r t(x), ``[S·K, F]``.
 
         Args:
@@ -218,7 +235,7 @@ class Tabulated:
         """
         natural = torch.cat([natural[:, :1] + weights.reshape(-1, 1).log(), natural[:, 1:]], 1)
         objective, sums = natural.new_zeros(len(weights)), torch.zeros_like(natural)
-        for features, by_point in self._chunks(len(natural)):
+        for features, by_point in self._chunks(points, len(natural)):
             joint = (natural @ features).reshape(*weights.shape, -1)
             top = joint.amax(1, keepdim=True)
             joint.sub_(top).exp_()
@@ -227,13 +244,14 @@ class Tabulated:
             sums += joint.mul_(by_point / total).flatten(0, 1) @ features.mT
         return objective, sums
 
-    def _chain(self, natural: Tensor, initial: Tensor, transition: Tensor) -> tuple[float, Tensor, dict[str, Tensor]]:
+    def _chain(
+        self, points: Points, natural: Tensor, initial: Tensor, transition: Tensor
+    ) -> tuple[float, Tensor, dict[str, Tensor]]:
         import numpy as np
 
         from latentvars.kernels.chains import Chains, posterior
 
-        points = self.points
-        emission = torch.cat([(natural @ features).mT for features, _ in self._chunks(len(natural))])
+        emission = torch.cat([(natural @ features).mT for features, _ in self._chunks(points, len(natural))])
         assert points.lengths is not None
         lengths = points.lengths.numpy()
         zeros = np.zeros(len(lengths), dtype=np.int64)
@@ -250,7 +268,7 @@ class Tabulated:
         found = posterior(chains, points.by_row.numpy(), by_chain=False)
         marginals = torch.from_numpy(found.marginals)
         sums, at = torch.zeros_like(natural), 0
-        for features, _ in self._chunks(len(natural)):
+        for features, _ in self._chunks(points, len(natural)):
             sums += (features @ marginals[at : at + features.shape[1]]).mT
             at += features.shape[1]
         first = torch.from_numpy(found.initial_slopes).sum(0) * initial.reshape(-1)
@@ -258,9 +276,9 @@ class Tabulated:
         objective = float(points.by_row @ torch.from_numpy(found.total))
         return objective, sums, {"initial": first, "transition": moves}
 
-    def _chunks(self, states: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _chunks(self, points: Points, states: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Features ``[F, C]`` and weights ``[C]``, some points at a time."""
-        points, reference = self.points, self.plan.references[self.leaf.name]
+        reference = self.plan.references[self.leaf.name]
         size = max(1024, CHUNK // (len(points.farthest) + states))
         for low in range(0, len(points.value), size):
             part = slice(low, low + size)
@@ -305,20 +323,17 @@ def _is_shared(fn: Mixture | HiddenMarkov) -> bool:
     return not (fn.moving or fn.emitting) and fn.initial.dim() == 1 and fn.transition.dim() == 2 and fn.is_shared
 
 
-def _flat(fn: Mixture | HiddenMarkov, value: Tensor, rows: Rows) -> Tensor:
-    """Observations ``[M, *E]`` of rows ``[N, *E]`` or padded sequences ``[N, T, *E]``."""
-    if isinstance(fn, Mixture) or rows.lengths is None:
+def _flat(value: Tensor, lengths: Tensor | None) -> Tensor:
+    """Observations ``[M, *E]`` of rows ``[B, *E]`` or padded sequences ``[B, T, *E]``."""
+    if lengths is None:
         return value
-    valid = torch.arange(value.shape[1]) < rows.lengths[:, None]
+    valid = torch.arange(value.shape[1]) < lengths[:, None]
     return value.flatten(0, 1) if bool(valid.all()) else value[valid]
 
 
-def _points(value: Tensor, table: Table, leaf: Leaf, plan: Plan, rows: Rows) -> Points:
-    by_row = rows.weights.to(torch.float64)
-    sequences = rows.lengths is not None and len(value) == rows.steps
-    weights = by_row.repeat_interleave(rows.lengths) if sequences and rows.lengths is not None else by_row
+def _points(value: Tensor, table: Table, reference: Reference, by_row: Tensor, lengths: Tensor | None) -> Points:
+    weights = by_row if lengths is None else by_row.repeat_interleave(lengths)
     value = value.to(torch.float64)
-    reference = plan.references[leaf.name]
     farthest, base, kept, shared = torch.zeros(0), 0.0, [], torch.zeros(0, dtype=torch.float64)
     for low in range(0, len(value), 4096):
         part = slice(low, low + 4096)
@@ -331,13 +346,5 @@ def _points(value: Tensor, table: Table, leaf: Leaf, plan: Plan, rows: Rows) -> 
         base += 0.0 if constant is None else float(weights[part] @ constant)
         if len(features) * len(value) <= KEPT:
             kept.append(features)
-    return Points(
-        value,
-        weights,
-        base,
-        farthest,
-        torch.cat(kept, 1) if kept else None,
-        shared,
-        rows.lengths if sequences else None,
-        by_row,
-    )
+    features = torch.cat(kept, 1) if kept else None
+    return Points(value, weights, base, farthest, features, shared, lengths, by_row)
