@@ -11,7 +11,7 @@ from latentvars.inference.monte_carlo_em import MonteCarloEM
 from latentvars.inference.online_em import OnlineEM
 from latentvars.inference.stopping import AnyOf, Never, Plateau, Status, TimeLimit, Tolerance
 from latentvars.inference.svi import SVI
-from latentvars.inference.svi_graph import Capture
+from latentvars.inference.svi_recorded import Capture
 from latentvars.inference.variational_em import VariationalEM
 
 __all__ = [

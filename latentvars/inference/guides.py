@@ -63,10 +63,10 @@ class FromNoise(GlobalGuide, ABC):
     def draw(self) -> GlobalDraw:
         return self(*self.drawn_noise())
 
-    def drawn_noise(self) -> list[Tensor]:
-        """Noise from torch's current generator."""
+    def drawn_noise(self, generator: torch.Generator | None = None) -> list[Tensor]:
+        """Noise from a generator, torch's current one by default."""
         dtype = next(self.parameters()).dtype
-        return [torch.randn(shape, dtype=dtype) for shape in self.noise]
+        return [torch.randn(shape, dtype=dtype, generator=generator) for shape in self.noise]
 
 
 class Guide(Protocol):

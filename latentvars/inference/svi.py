@@ -15,10 +15,11 @@ from latentvars.inference.guides import Delta, GlobalGuide, Guide, MeanField
 from latentvars.inference.posteriors import PointMass, Variational
 from latentvars.inference.settings import check_at_least
 from latentvars.inference.stopping import Plateau, Status, StopRule
-from latentvars.inference.svi_graph import Capture, Found, Recorded, Step
+from latentvars.inference.svi_recorded import Capture, Recorded
 from latentvars.inference.svi_screening import ShortRuns, screen
+from latentvars.inference.svi_step import Step
 from latentvars.program import Bound, GlobalSpace, Program, model_parameters
-from latentvars.randomness import derive, seeded
+from latentvars.randomness import derive
 from latentvars.rows import Batch, Rows
 
 FULL_BATCH_ROWS = 1_024
@@ -60,11 +61,13 @@ class Gradient:
         objective: Σ wₙ rows[n] + (n/N)(log prior − log q) over the batch, nats.
         gradients: with respect to each parameter; None where it has no part in the objective.
         rows: number of rows, n.
+        finite: whether all gradients are known to be finite.
     """
 
     objective: float
     gradients: tuple[Tensor | None, ...]
     rows: int
+    finite: bool = False
 
     def __add__(self, other: Gradient) -> Gradient:
         gradients = tuple(
@@ -192,8 +195,8 @@ class SVI:
         """Objective and gradient of one batch; batches of one update share their draw of the globals."""
         step = self._step(state, batch, position)
         left = (self.passes * state.updates_per_pass - state.updates) * self.batches_per_step
-        found = state.recorded.run(step, state.program, lambda: _by_model(step, state.program), self.capture, left)
-        return Gradient(float(found.objective), found.gradients, len(batch))
+        found = state.recorded.run(step, state.program, self.capture, left)
+        return Gradient(found.objective, found.gradients, len(batch), found.finite)
 
     def notes(self, state: SVIState) -> tuple[str, ...]:
         """Why steps were not recorded; for the print-out of a fit."""
@@ -246,19 +249,6 @@ class SVI:
             return self.kl_weight
         done = state.updates / (self.kl_warmup * state.updates_per_pass)
         return self.kl_weight * min(1.0, done)
-
-
-def _by_model(step: Step, program: Program) -> Found:
-    """Σ wₙ rows[n] + (n/N)(log prior − log q), averaged over draws, and its gradient, by the model's own code."""
-    parts = []
-    for of_globals, of_locals in step.seeds:
-        with seeded(of_globals):
-            drawn = step.guide.draw()
-        score = program.score(drawn.values, step.batch, of_locals, step.bound)
-        parts.append((step.batch.weights * score.rows).sum() + step.share * (score.prior - drawn.log_q))
-    objective = torch.stack(parts).mean()
-    gradients = torch.autograd.grad(objective, list(step.parameters.values()), allow_unused=True)
-    return Found(objective.detach(), gradients)
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
@@ -329,6 +319,8 @@ def _check_interior(space: GlobalSpace, start: Mapping[str, Tensor]) -> None:
 
 def check_gradients(space: GlobalSpace, parameters: Iterable[str], total: Gradient, updates: int) -> None:
     """A step along a gradient that is not finite would spoil all that was learnt."""
+    if total.finite:
+        return
     sums = [gradient.sum() for gradient in total.gradients if gradient is not None]
     if not sums or bool(torch.stack(sums).sum().isfinite()):
         return

@@ -1,0 +1,48 @@
+"""Running a graph from C++: the same operations in the same order, without an interpreter between them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+
+def from_cpp(graph: GraphModule, *examples: Tensor) -> Callable[..., Any]:
+    """The same operations called from C++, where this version of torch can; without gradients.
+
+    Args:
+        graph: tensors → a tuple of tensors, as :func:`latentvars.capture.folded` gives it.
+        examples: its arguments.
+    """
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            traced: Any = torch.jit.trace(graph.eval(), examples, check_trace=False)
+            frozen = torch.jit.freeze(traced, optimize_numerics=False)
+        called = _AsWritten(torch._C._get_graph_executor_optimize, torch._C._set_graph_executor_optimize, frozen)
+        called(*examples)
+    except (RuntimeError, NotImplementedError, AttributeError, TypeError):
+        return graph.forward
+    return called
+
+
+@dataclass(frozen=True)
+class _AsWritten:
+    """Operations as they stand: torch's executor would merge matrix products, which rounds otherwise."""
+
+    optimizes: Callable[[], bool]
+    set_optimizing: Callable[[bool], None]
+    code: Callable[..., Any]
+
+    def __call__(self, *arguments: Tensor) -> Any:
+        before = self.optimizes()
+        self.set_optimizing(False)
+        try:
+            return self.code(*arguments)
+        finally:
+            self.set_optimizing(before)
