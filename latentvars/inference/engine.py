@@ -124,7 +124,7 @@ class Run:
     def _batches(self, epoch: int) -> Iterable[Batch]:
         """The batches of a pass; where it is all rows in their order, the same one in every pass."""
         size, shuffle = self.algorithm.rows_per_batch(self.rows), self.algorithm.shuffles()
-        if (size is None or size >= len(self.rows)) and not shuffle:
+        if size is None or size >= len(self.rows):
             self.whole = self.whole or self.rows.batch(dtype=self.program.dtype)
             return [self.whole]
         return self.rows.batches(

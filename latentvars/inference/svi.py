@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from latentvars.errors import ModelError, NumericalError, SettingError, SupportError
 from latentvars.inference.algorithm import OneByOne, Problem, Screened
+from latentvars.inference.fused import fuse, stepped
 from latentvars.inference.guides import Delta, GlobalGuide, Guide, MeanField
 from latentvars.inference.posteriors import PointMass, Variational
 from latentvars.inference.settings import check_at_least
@@ -26,7 +27,6 @@ FULL_BATCH_ROWS = 1_024
 BATCH_ROWS = 256
 LAST_PASSES = 50
 SHORT_RUN = 500
-FUSED = (torch.optim.Adam, torch.optim.AdamW)
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Schedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -276,18 +276,8 @@ def built(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> torch
             needed="an optimiser that steps along one gradient: the objective is random",
             remedy="use torch.optim.Adam, or lv.EM() for an exact maximum",
         )
-    if type(made) in FUSED and all(parameter.device.type == "cpu" for parameter in parameters.values()):
-        _fuse(made)
+    fuse(made)
     return made
-
-
-def _fuse(optimizer: torch.optim.Optimizer) -> None:
-    """One pass over memory for each step, where no other way was asked for; the same step to rounding."""
-    for group in optimizer.param_groups:
-        asked = any(group.get(name) for name in ("foreach", "capturable", "differentiable"))
-        plain = all(parameter.is_floating_point() and not parameter.is_complex() for parameter in group["params"])
-        if group.get("fused") is None and not asked and plain and not isinstance(group["lr"], Tensor):
-            group["fused"] = True
 
 
 def ascend(
@@ -298,8 +288,15 @@ def ascend(
     clip: float | None,
 ) -> None:
     """One step of the optimiser along the gradient per row."""
-    for parameter, gradient in zip(parameters.values(), total.gradients, strict=True):
-        parameter.grad = None if gradient is None else -gradient / total.rows
+    given = [
+        (p, gradient) for p, gradient in zip(parameters.values(), total.gradients, strict=True) if gradient is not None
+    ]
+    descents = torch._foreach_div(torch._foreach_neg([gradient for _, gradient in given]), float(total.rows))
+    along = dict(zip((parameter for parameter, _ in given), descents, strict=True))
+    if clip is None and schedule is None and stepped(optimizer, along):
+        return
+    for parameter in parameters.values():
+        parameter.grad = along.get(parameter)
     if clip is not None:
         nn.utils.clip_grad_norm_(list(parameters.values()), clip)
     optimizer.step()

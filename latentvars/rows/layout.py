@@ -43,11 +43,10 @@ def positions_of(index: Any, size: int) -> Tensor:
             "pass a 1-d index.",
         )
     at = at.to(torch.int64)
-    if int(at.min()) < -size or int(at.max()) >= size:
-        raise ShapeError(
-            f"positions from {int(at.min())} to {int(at.max())}", f"0 to {size - 1}", "pick rows that exist."
-        )
-    return torch.where(at < 0, at + size, at)
+    low, high = (int(end) for end in torch.aminmax(at))
+    if low < -size or high >= size:
+        raise ShapeError(f"positions from {low} to {high}", f"0 to {size - 1}", "pick rows that exist.")
+    return at if low >= 0 else torch.where(at < 0, at + size, at)
 
 
 def common_steps(sources: Mapping[str, Source]) -> int:
