@@ -3,6 +3,7 @@
 #include <exception>
 
 #include "log_space.h"
+#include "normal.h"
 #include "scaled.h"
 #include "viterbi.h"
 
@@ -51,17 +52,17 @@ std::vector<char> reach_of(const Chains& c, const Numbers& rows, const double* m
 
 // The sizes of the state space that are compiled apart.
 template <class Work>
-void sized(std::int64_t states, Work work) {
+void sized([[maybe_unused]] std::int64_t states, Work work) {
+#ifndef LATENTVARS_GENERAL
     switch (states) {
-        case 1: return work(std::integral_constant<int, 1>());
         case 2: return work(std::integral_constant<int, 2>());
         case 3: return work(std::integral_constant<int, 3>());
         case 4: return work(std::integral_constant<int, 4>());
         case 5: return work(std::integral_constant<int, 5>());
-        case 6: return work(std::integral_constant<int, 6>());
         case 8: return work(std::integral_constant<int, 8>());
-        default: return work(std::integral_constant<int, 0>());
     }
+#endif
+    return work(std::integral_constant<int, 0>());
 }
 
 // Chains with one transition matrix, in groups of lanes.
@@ -300,6 +301,39 @@ void draws(const Chains& c, const double* states, const double* uniforms, std::i
     });
 }
 
+std::int64_t shares_of(const Normals& n) { return (n.count + POINTS_A_SHARE - 1) / POINTS_A_SHARE; }
+
+// log N(x; loc, (W' W)^-1), [M, K].
+void normal_scores(const Normals& n, double* scores) {
+    const std::int64_t d = n.features;
+    std::vector<double> constants(n.components);
+    for (std::int64_t k = 0; k < n.components; ++k) {
+        constants[k] = -0.5 * static_cast<double>(d) * 1.8378770664093454836;  // log 2 pi
+        for (std::int64_t i = 0; i < d; ++i) constants[k] += std::log(n.full ? n.root[(k * d + i) * d + i] : n.root[k * d + i]);
+    }
+    each(shares_of(n), n.threads, [&](std::int64_t share) {
+        const std::int64_t low = share * POINTS_A_SHARE, high = std::min(low + POINTS_A_SHARE, n.count);
+        (n.full ? normal_scores_of<true> : normal_scores_of<false>)(n, constants.data(), low, high, scores);
+    });
+}
+
+// Weighted sums of 1, y and y y' for each component, [K, sums]; shares are added in their order.
+void normal_sums(const Normals& n, const double* weights, double* sums) {
+    const std::int64_t size = n.components * sums_of(n), shares = shares_of(n);
+    std::vector<double> found(shares * size);
+    each(shares, n.threads, [&](std::int64_t share) {
+        static thread_local Scratch held;
+        Vec* here = reinterpret_cast<Vec*>(held.take(size * WIDTH));
+        std::fill(here, here + size, Vec{});
+        const std::int64_t low = share * POINTS_A_SHARE, high = std::min(low + POINTS_A_SHARE, n.count);
+        (n.full ? normal_sums_of<true> : normal_sums_of<false>)(n, weights, low, high, here);
+        for (std::int64_t x = 0; x < size; ++x) found[share * size + x] = sum(here[x]);
+    });
+    std::fill(sums, sums + size, 0.0);
+    for (std::int64_t share = 0; share < shares; ++share)
+        for (std::int64_t x = 0; x < size; ++x) sums[x] += found[share * size + x];
+}
+
 void exponentials(double* x, std::int64_t size) {
     for (std::int64_t at = 0; at < size; at += WIDTH) {
         double held[WIDTH] = {};
@@ -311,6 +345,6 @@ void exponentials(double* x, std::int64_t size) {
 }
 
 extern const Kernels kernels;
-const Kernels kernels = {evidence, posterior, filter, smooth, paths, draws, exponentials};
+const Kernels kernels = {evidence, posterior, filter, smooth, paths, draws, normal_scores, normal_sums, exponentials};
 
 }  // namespace LATENTVARS_ISA

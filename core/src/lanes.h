@@ -87,17 +87,18 @@ template <int FIXED>
 inline void product(const double* matrix, const Vec* before, Vec* after, int states) {
     const std::ptrdiff_t n = FIXED ? FIXED : states;
     std::ptrdiff_t j = 0;
-    for (; (FIXED == 0 || FIXED >= 4) && j + 4 <= n; j += 4) {
-        const double* row = matrix + j * n;
-        Vec found[4][PARTS];
-        for (int p = 0; p < PARTS; ++p)
-            for (int q = 0; q < 4; ++q) found[q][p] = row[q * n] * before[p];
-        for (std::ptrdiff_t i = 1; i < n; ++i)
+    if constexpr (FIXED == 0 || FIXED >= 4)
+        for (; j + 4 <= n; j += 4) {
+            const double* row = matrix + j * n;
+            Vec found[4][PARTS];
             for (int p = 0; p < PARTS; ++p)
-                for (int q = 0; q < 4; ++q) found[q][p] += row[q * n + i] * before[i * PARTS + p];
-        for (int q = 0; q < 4; ++q)
-            for (int p = 0; p < PARTS; ++p) after[(j + q) * PARTS + p] = found[q][p];
-    }
+                for (int q = 0; q < 4; ++q) found[q][p] = row[q * n] * before[p];
+            for (std::ptrdiff_t i = 1; i < n; ++i)
+                for (int p = 0; p < PARTS; ++p)
+                    for (int q = 0; q < 4; ++q) found[q][p] += row[q * n + i] * before[i * PARTS + p];
+            for (int q = 0; q < 4; ++q)
+                for (int p = 0; p < PARTS; ++p) after[(j + q) * PARTS + p] = found[q][p];
+        }
     for (; j < n; ++j) {
         const double* row = matrix + j * n;
         for (int p = 0; p < PARTS; ++p) {

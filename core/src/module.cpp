@@ -24,6 +24,7 @@ namespace {
 
 using latentvars::Chains;
 using latentvars::Kernels;
+using latentvars::Normals;
 using latentvars::Posterior;
 
 struct Build {
@@ -106,6 +107,18 @@ struct Given {
     }
 };
 
+Normals normals(const In<double>& points, const In<double>& loc, const In<double>& root, int threads) {
+    if (points.ndim() != 2 || loc.ndim() != 2) throw std::invalid_argument("needed: points [M, D], loc [K, D]");
+    const std::size_t features = points.shape(1), components = loc.shape(0);
+    needs(loc, "loc", {components, features});
+    if (root.ndim() == 2)
+        needs(root, "root", {components, features});
+    else
+        needs(root, "root", {components, features, features});
+    return {static_cast<std::int64_t>(points.shape(0)), static_cast<std::int64_t>(features),
+            static_cast<std::int64_t>(components), points.data(), loc.data(), root.data(), root.ndim() == 3, threads};
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
@@ -176,6 +189,23 @@ NB_MODULE(_core, m) {
         needs(paths, "paths", {uniforms.shape(0), given.steps});
         nb::gil_scoped_release free;
         build.kernels->draws(given.chains, states.data(), uniforms.data(), uniforms.shape(0), given.steps, paths.data());
+    });
+
+    m.def("normal_scores", [](In<double> points, In<double> loc, In<double> root, int threads, Out<double> scores) {
+        const Normals given = normals(points, loc, root, threads);
+        needs(scores, "scores", {points.shape(0), loc.shape(0)});
+        nb::gil_scoped_release free;
+        build.kernels->normal_scores(given, scores.data());
+    });
+
+    m.def("normal_sums", [](In<double> points, In<double> loc, In<double> root, In<double> weights, int threads,
+                            Out<double> sums) {
+        const Normals given = normals(points, loc, root, threads);
+        const std::size_t features = points.shape(1);
+        needs(weights, "weights", {points.shape(0), loc.shape(0)});
+        needs(sums, "sums", {loc.shape(0), 1 + features + (given.full ? features * (features + 1) / 2 : features)});
+        nb::gil_scoped_release free;
+        build.kernels->normal_sums(given, weights.data(), sums.data());
     });
 
     m.def("exponentials", [](Out<double> x) { build.kernels->exponentials(x.data(), x.size()); },

@@ -32,6 +32,16 @@ struct Posterior {
     double* slopes;          // [P, S, K, K], or [N, S, K, K] by chain: d log p(x) / d transition
 };
 
+// Points [M, D] and K normal components.
+struct Normals {
+    std::int64_t count, features, components;  // M, D, K
+    const double* points;
+    const double* loc;   // [K, D]
+    const double* root;  // [K, D, D], lower triangular, whose product with x - loc is standard normal; or its diagonal [K, D]
+    bool full;
+    int threads;
+};
+
 // One build of the kernels for each instruction set; the best that the processor has is taken at run time.
 struct Kernels {
     void (*evidence)(const Chains&, double* total);
@@ -42,6 +52,8 @@ struct Kernels {
     void (*paths)(const Chains&, std::int64_t* paths);
     void (*draws)(const Chains&, const double* states, const double* uniforms, std::int64_t draws, std::int64_t steps,
                   std::int64_t* paths);
+    void (*normal_scores)(const Normals&, double* scores);
+    void (*normal_sums)(const Normals&, const double* weights, double* sums);
     void (*exponentials)(double* x, std::int64_t size);
 };
 

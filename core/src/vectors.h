@@ -1,5 +1,6 @@
 // Eight doubles at a time, on any processor: the compiler splits them where registers are narrower.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>

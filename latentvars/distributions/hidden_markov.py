@@ -15,6 +15,7 @@ from latentvars.distributions.chain_evidence import log_evidence
 from latentvars.distributions.chain_posterior import ChainPosterior
 from latentvars.distributions.log_space import only_known
 from latentvars.distributions.mixture import Mixture
+from latentvars.distributions.normal_scores import component_log_prob
 from latentvars.distributions.shapes import check_count, check_expand, join_batch_shapes
 from latentvars.distributions.soft_categorical import SoftCategorical
 from latentvars.errors import ShapeError, SupportError
@@ -314,7 +315,7 @@ class HiddenMarkov(TorchDistribution):
                 needed=f"[..., steps{''.join(f', {size}' for size in self.emission.event_shape)}]",
                 remedy="pass one sequence per row, with an axis for time",
             )
-        score = self.emission.log_prob(self._at_states(value))
+        score = component_log_prob(self.emission, self._at_states(value))
         score = score if self.is_shared else score.movedim(0, -2)
         score = only_known(score, self.known)
         if self.lengths is None:

@@ -11,6 +11,7 @@ from torch import Size, Tensor
 
 from latentvars.contract import Factor
 from latentvars.distributions.log_space import log_probs, log_sum_exp, only_known
+from latentvars.distributions.normal_scores import component_log_prob
 from latentvars.distributions.shapes import check_count, check_expand, join_batch_shapes
 from latentvars.distributions.soft_categorical import SoftCategorical
 from latentvars.errors import ShapeError
@@ -100,7 +101,7 @@ class Mixture(TorchDistribution):
 
     def _joint(self, value: Tensor) -> Tensor:
         """log w_k + log f_k(x), ``[..., K]``."""
-        joint = log_probs(self.weights) + self.components.log_prob(self._at_components(value))
+        joint = log_probs(self.weights) + component_log_prob(self.components, self._at_components(value))
         shape = torch.broadcast_shapes(joint.shape[:-1], self.batch_shape)
         return only_known(joint.expand(shape + joint.shape[-1:]), self.known)
 
