@@ -1,4 +1,4 @@
-"""Fused log densities of normal components: against scipy, against torch's own derivatives, far apart, and to the bit."""
+"""Fused log densities of normal components: against scipy and torch, derivatives, far apart, and to the bit."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from latentvars.distributions.chain_evidence import log_evidence
 from latentvars.distributions.chain_posterior import ChainPosterior
 from latentvars.distributions.log_space import only_known
 from latentvars.distributions.mixture import Mixture
+from latentvars.distributions.normal_blocks import is_recorded
 from latentvars.distributions.normal_scores import component_log_prob
 from latentvars.distributions.shapes import check_count, check_expand, join_batch_shapes
 from latentvars.distributions.soft_categorical import SoftCategorical
@@ -138,8 +139,9 @@ class HiddenMarkov(TorchDistribution):
 
     def posterior(self, value: Tensor) -> ChainPosterior:
         """p(z_1..T | x): smoothed and pairwise marginals, Viterbi path, path draws, entropy."""
-        log_emission, _ = self._log_emission(value)
-        return ChainPosterior(self.initial, self.transition, log_emission, self.lengths, self.moving)
+        log_emission, valid = self._log_emission(value)
+        lengths = None if valid is None else self.lengths
+        return ChainPosterior(self.initial, self.transition, log_emission, lengths, self.moving)
 
     def factors(self, value: Tensor, weights: Tensor) -> dict[str, Factor]:
         """Expected complete-data factors (Baum-Welch), with the posterior of the path held fixed (detached).
@@ -287,21 +289,26 @@ class HiddenMarkov(TorchDistribution):
         dims = len(self.emission.event_shape)
         leading, steps = value.shape[: value.dim() - dims - 1], value.shape[value.dim() - dims - 1]
         value = value.expand(torch.broadcast_shapes(leading, self.batch_shape) + value.shape[len(leading) :])
-        if self.lengths is not None:
+        if self._is_ragged(steps):
             valid = self._valid(steps)
             first = value.narrow(-1 - dims, 0, 1)
             value = torch.where(valid.reshape(valid.shape + (1,) * dims), value, first)
         value = value.unsqueeze(-1 - dims)
         return value if self.is_shared else value.movedim(-2 - dims, 0)
 
-    def _valid(self, steps: int) -> Tensor:
-        assert self.lengths is not None
+    def _is_ragged(self, steps: int) -> bool:
+        """Whether some sequence may be shorter than the value; where none is, masks would change no bit."""
+        if self.lengths is None or is_recorded() or not chain_operators.is_plain(self.lengths):
+            return self.lengths is not None
         if self._validate_args and int(self.lengths.max()) > steps:
             raise ShapeError(
                 given=f"a sequence of length {int(self.lengths.max())} in a value of {steps} steps",
                 needed="lengths within the steps of the value",
                 remedy="pad the value to the longest sequence",
             )
+        return int(self.lengths.min()) < steps
+
+    def _valid(self, steps: int) -> Tensor:
         valid = chain.step_mask(self.lengths, steps)
         assert valid is not None
         return valid
@@ -318,7 +325,7 @@ class HiddenMarkov(TorchDistribution):
         score = component_log_prob(self.emission, self._at_states(value))
         score = score if self.is_shared else score.movedim(0, -2)
         score = only_known(score, self.known)
-        if self.lengths is None:
+        if not self._is_ragged(score.shape[-2]):
             return score, None
         valid = self._valid(score.shape[-2]).expand(score.shape[:-1])
         return torch.where(valid.unsqueeze(-1), score, 0.0), valid

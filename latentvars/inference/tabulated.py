@@ -251,24 +251,26 @@ class Tabulated:
 
         from latentvars.kernels.chains import Chains, posterior
 
-        emission = torch.cat([(natural @ features).mT for features, _ in self._chunks(points, len(natural))])
         assert points.lengths is not None
-        lengths = points.lengths.numpy()
+        lengths, states, at = points.lengths.numpy(), len(natural), 0
         zeros = np.zeros(len(lengths), dtype=np.int64)
-        states = len(natural)
+        emission = natural.new_empty((len(points.weights), states))
+        for features, _ in self._chunks(points, states):
+            torch.mm(features.mT, natural.mT, out=emission[at : at + features.shape[1]])
+            at += features.shape[1]
         chains = Chains(
             np.ascontiguousarray(initial.reshape(1, states).numpy()),
             zeros,
             np.ascontiguousarray(transition.reshape(1, 1, states, states).numpy()),
             zeros,
-            emission.contiguous().numpy(),
+            emission.numpy(),
             np.cumsum(lengths) - lengths,
             lengths,
         )
         found = posterior(chains, points.by_row.numpy(), by_chain=False)
         marginals = torch.from_numpy(found.marginals)
         sums, at = torch.zeros_like(natural), 0
-        for features, _ in self._chunks(points, len(natural)):
+        for features, _ in self._chunks(points, states):
             sums += (features @ marginals[at : at + features.shape[1]]).mT
             at += features.shape[1]
         first = torch.from_numpy(found.initial_slopes).sum(0) * initial.reshape(-1)
@@ -280,6 +282,7 @@ class Tabulated:
         """Features ``[F, C]`` and weights ``[C]``, some points at a time."""
         reference = self.plan.references[self.leaf.name]
         size = max(1024, CHUNK // (len(points.farthest) + states))
+        size = len(points.value) if points.kept is not None and points.lengths is not None else size
         for low in range(0, len(points.value), size):
             part = slice(low, low + size)
             if points.kept is not None:

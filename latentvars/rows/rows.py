@@ -238,11 +238,16 @@ class Rows:
         where, lengths, valid = None if index is None else at, None, None
         if self.lengths is not None:
             lengths = self.lengths if index is None else self.lengths[at]
-            where = self._padded(at)
-            valid = torch.arange(where.shape[1]) < lengths[:, None]
+            longest = int(lengths.max())
+            even = index is None and int(lengths.min()) == longest
+            where = None if even else self._padded(at)
+            valid = torch.arange(longest) < lengths[:, None] if self.observed is not None or self.known else None
 
         def pick(value: Tensor) -> Tensor:
-            value = value if where is None else value[where]
+            if where is not None:
+                value = value[where]
+            elif lengths is not None:
+                value = value.unflatten(0, (len(lengths), -1))
             return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
 
         observed = None
@@ -295,7 +300,8 @@ class Rows:
         """Labels of a batch; those of steps with −1 on the padding."""
         if self.lengths is None or valid is None or len(value) != self.steps:
             return value[at]
-        return torch.where(valid.cpu(), value[where], -1)
+        by_row = value.unflatten(0, (len(at), -1)) if where is None else value[where]
+        return torch.where(valid.cpu(), by_row, -1)
 
     @cached_property
     def _starts(self) -> Tensor:
