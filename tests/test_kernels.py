@@ -152,3 +152,89 @@ def test_exponentials_keep_sixteen_digits_and_let_nan_through() -> None:
     np.testing.assert_allclose(found[:-3], np.exp(x[:-3]), rtol=5e-16)
     assert found[-3:-1].tolist() == [0.0, 0.0]
     assert np.isnan(found[-1])
+
+
+def with_own_matrices(states: int, lengths: list[int], moves: bool, spread: float = 1.0) -> Chains:
+    """Chains each of which has a transition matrix, or one for each move, of its own."""
+    noise, count = np.random.default_rng(5), len(lengths)
+    each = max(lengths) - 1 if moves else 1
+    transition = noise.dirichlet(np.ones(states), (count, each, states))
+    given = chains(transition[0, 0], lengths, spread)
+    return Chains(
+        given.initial, given.initial_of, transition, np.arange(count), given.log_emission, given.begins, given.lengths
+    )
+
+
+@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize("states", [1, 3, 8, 11, 40])
+@pytest.mark.parametrize("spread", [1.0, 300.0])
+def test_chains_with_matrices_of_their_own(states: int, moves: bool, spread: float) -> None:
+    given = with_own_matrices(states, [7, 1, 30], moves, spread)
+    weights = np.array([1.0, 0.5, 2.0])
+    found, totals, paths = posterior(given, weights, by_chain=True), evidence(given), viterbi(given)
+    for n, (low, size) in enumerate(zip(given.begins, given.lengths, strict=True)):
+        emission = given.log_emission[low : low + size]
+        moves_of = given.transition[n] if moves else np.repeat(given.transition[n], max(size - 1, 1), 0)
+        total, marginals, slopes, path = by_step(given.initial[0], moves_of, emission)
+        assert totals[n] == pytest.approx(total, rel=1e-12)
+        assert found.total[n] == pytest.approx(total, rel=1e-12)
+        np.testing.assert_allclose(found.marginals[low : low + size], weights[n] * marginals, rtol=0, atol=1e-11)
+        ours = found.slopes[n][: size - 1] if moves else found.slopes[n, 0]
+        theirs = slopes if moves else slopes.sum(0)
+        np.testing.assert_allclose(ours, weights[n] * theirs, rtol=1e-9, atol=1e-12)
+        assert paths[low : low + size].tolist() == path
+
+
+def by_step(
+    initial: np.ndarray, moves: np.ndarray, emission: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray, list[int]]:
+    """log p(x), p(z_t | x), the slopes by the matrix of each move and the most probable path, in log space."""
+    logs, ahead = np.log(moves), [np.log(initial) + emission[0]]
+    best, origins = [ahead[0]], []
+    for t, row in enumerate(emission[1:]):
+        ahead.append(logsumexp(ahead[-1][:, None] + logs[t], 0) + row)
+        scores = best[-1][:, None] + logs[t]
+        origins.append(scores.argmax(0))
+        best.append(scores.max(0) + row)
+    behind = [np.zeros(len(initial))]
+    for t in range(len(emission) - 1, 0, -1):
+        behind.insert(0, logsumexp(logs[t - 1] + (emission[t] + behind[0])[None], 1))
+    path = [int(best[-1].argmax())]
+    for origin in reversed(origins):
+        path.insert(0, int(origin[path[0]]))
+    total, forward, backward = logsumexp(ahead[-1]), np.array(ahead), np.array(behind)
+    slopes = np.exp(forward[:-1, :, None] + (emission[1:] + backward[1:] - total)[:, None, :])
+    joint = forward + backward
+    return float(total), np.exp(joint - logsumexp(joint, -1, keepdims=True)), slopes, path
+
+
+@pytest.mark.parametrize("states", [2, 3, 4, 5, 9, 200])
+def test_the_most_probable_path_of_a_long_chain(states: int) -> None:
+    given = chains(mixing(states), [400, 3], 2.0)
+    moves = np.repeat(given.transition[0], 399, 0)
+    *_, path = by_step(given.initial[0], moves, given.log_emission[:400])
+    assert viterbi(given)[:400].tolist() == path
+
+
+def test_a_million_steps_cut_into_chunks_equal_an_uncut_recursion() -> None:
+    given = chains(mixing(2), [1_000_000], 1.0)
+    single = Chains(
+        given.initial, given.initial_of, np.repeat(given.transition, 2, 0), np.zeros(1, dtype=np.int64),
+        given.log_emission, given.begins, given.lengths,
+    )  # fmt: skip
+    assert evidence(given)[0] == pytest.approx(evidence(single)[0], rel=1e-12)
+    cut, whole = (posterior(one, np.ones(1), by_chain=False) for one in (given, single))
+    np.testing.assert_allclose(cut.marginals, whole.marginals, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(cut.slopes[0], whole.slopes[0], rtol=1e-10)
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    given = chains(mixing(3), [5, 4], 1.0)
+    beyond = Chains(
+        given.initial, given.initial_of, given.transition, given.transition_of, given.log_emission, given.begins,
+        given.lengths + 1,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="chain 1 lies outside"):
+        evidence(beyond)
+    with pytest.raises(ValueError, match=r"weights is \[3\], needed: \[2\]"):
+        posterior(given, np.ones(3), by_chain=False)

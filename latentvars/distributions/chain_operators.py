@@ -198,16 +198,8 @@ def _(initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor
 def _(
     initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    filtered = filtered_in_torch(initial, transition, log_emission, lengths)
-    valid = chain.step_mask(lengths, log_emission.shape[-2])
-    smoothed = chain.backward(filtered, log_probs(transition), log_emission, valid)
-    slopes = chain.transition_slopes(filtered, smoothed, transition, valid)
-    return (
-        filtered.total.clone(),
-        weights[..., None, None] * smoothed.marginals,
-        weights[..., None] * chain.initial_slopes(smoothed, initial),
-        weights[..., None, None, None] * slopes,
-    )
+    total, *found = _posterior_in_torch(initial, transition, log_emission, lengths, weights)
+    return total.clone(), *found
 
 
 @gradient.register_kernel("cuda")
@@ -238,6 +230,22 @@ def filtered_in_torch(
     """Filtering as a differentiable function of everything, step by step."""
     valid = chain.step_mask(lengths, log_emission.shape[-2])
     return chain.forward(log_probs(initial), log_probs(transition), log_emission, valid)
+
+
+def _posterior_in_torch(
+    initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """:func:`posterior` as a differentiable function of everything."""
+    filtered = filtered_in_torch(initial, transition, log_emission, lengths)
+    valid = chain.step_mask(lengths, log_emission.shape[-2])
+    smoothed = chain.backward(filtered, log_probs(transition), log_emission, valid)
+    slopes = chain.transition_slopes(filtered, smoothed, transition, valid)
+    return (
+        filtered.total,
+        weights[..., None, None] * smoothed.marginals,
+        weights[..., None] * chain.initial_slopes(smoothed, initial),
+        weights[..., None, None, None] * slopes,
+    )
 
 
 # --- shapes, for capture ---------------------------------------------------------------------------------------------
@@ -302,11 +310,11 @@ def _mapped(operator: Callable[..., Any], event_dims: tuple[int, ...]) -> Callab
 
 def _aligned(value: Tensor, at: int | None, event_dims: int, rank: int, size: int, always: bool) -> Tensor:
     """The mapped dimension in front of ``rank`` dimensions of the batch; where there is none, only ``always``."""
-    if at is None:
-        return value.expand(size, *value.shape).contiguous() if always else value
-    value = value.movedim(at, 0)
+    if at is None and not always:
+        return value
+    value = value.expand(size, *value.shape) if at is None else value.movedim(at, 0)
     missing = rank - (value.dim() - 1 - event_dims)
-    return value.reshape(size, *(1,) * missing, *value.shape[1:])
+    return value.reshape(size, *(1,) * missing, *value.shape[1:]).contiguous()
 
 
 for _operator, _events in (
@@ -324,16 +332,10 @@ def _(info: Any, in_dims: tuple[int | None, ...], *given: Tensor | None) -> tupl
     log_emission = given[2]
     assert log_emission is not None
     rank = log_emission.dim() - (0 if in_dims[2] is None else 1) - 2
-    moved: list[Tensor | None] = []
-    ranks: list[int] = []
-    for value, at, events in zip(given, in_dims, (1, 3, 2, 0, 0), strict=True):
-        if value is None:
-            moved.append(None)
-            ranks.append(0)
-            continue
-        own = value.movedim(at, 0) if at is not None else value.expand(info.batch_size, *value.shape)
-        ranks.append(own.dim() - 1)
-        moved.append(_aligned(own.contiguous(), 0, events, rank, info.batch_size, always=True))
+    moved = [
+        value if value is None else _aligned(value, at, events, rank, info.batch_size, always=True)
+        for value, at, events in zip(given, in_dims, (1, 3, 2, 0, 0), strict=True)
+    ]
     found = gradient(*moved)  # type: ignore[arg-type]
     shapes = [
         value.shape if at is None else value.movedim(at, 0).shape[1:]
@@ -354,17 +356,9 @@ def _slopes(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     initial, transition, log_emission, lengths = ctx.saved_tensors
     if not torch.is_grad_enabled():
         return (*gradient(initial, transition, log_emission, lengths, grad), None)
-    # a second derivative needs the filter as a function of the inputs, which the saved result is not
-    filtered = filtered_in_torch(initial, transition, log_emission, lengths)
-    valid = chain.step_mask(lengths, log_emission.shape[-2])
-    smoothed = chain.backward(filtered, log_probs(transition), log_emission, valid)
-    slopes = chain.transition_slopes(filtered, smoothed, transition, valid)
-    return (
-        (grad[..., None] * chain.initial_slopes(smoothed, initial)).sum_to_size(initial.shape),
-        (grad[..., None, None, None] * slopes).sum_to_size(transition.shape),
-        grad[..., None, None] * smoothed.marginals,
-        None,
-    )
+    # a second derivative needs the posterior as a function of the inputs, which the saved result is not
+    _, marginals, by_initial, by_transition = _posterior_in_torch(initial, transition, log_emission, lengths, grad)
+    return by_initial.sum_to_size(initial.shape), by_transition.sum_to_size(transition.shape), marginals, None
 
 
 evidence.register_autograd(_slopes, setup_context=_keep)
