@@ -64,7 +64,7 @@ def move(transition: Tensor, step: int) -> Tensor:
 
 def forward(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor, valid: Tensor | None) -> Filtered:
     """Filtering. Where x is impossible the total is ``-inf`` and the states are those of a chain that ignores it."""
-    lowest = _lowest(log_emission.dtype)
+    lowest = lowest_log(log_emission.dtype)
     moves = log_transition.clamp(min=lowest)
     emissions = log_emission.clamp(min=lowest).unbind(-2)
     raw = log_initial.clamp(min=lowest) + emissions[0]
@@ -90,7 +90,7 @@ def forward(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor, v
 
 def backward(filtered: Filtered, log_transition: Tensor, log_emission: Tensor, valid: Tensor | None) -> Smoothed:
     """Smoothing, given the forward pass; where x is impossible all is 0 (and its log very low)."""
-    lowest = _lowest(log_emission.dtype)
+    lowest = lowest_log(log_emission.dtype)
     moves = log_transition.clamp(min=lowest)
     scaled = (log_emission.clamp(min=lowest) - without_infinity(filtered.steps).unsqueeze(-1)).unbind(-2)
     behind = torch.zeros_like(scaled[-1])
@@ -107,7 +107,7 @@ def backward(filtered: Filtered, log_transition: Tensor, log_emission: Tensor, v
     return Smoothed(torch.where(counted, marginals, 0.0), log_ahead)
 
 
-def _lowest(dtype: torch.dtype) -> float:
+def lowest_log(dtype: torch.dtype) -> float:
     """Stands for log 0 inside the recursions, so that differences stay numbers: −1e231 in float64, −1e28 in float32."""
     return -(torch.finfo(dtype).max ** 0.75)
 

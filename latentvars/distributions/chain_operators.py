@@ -2,7 +2,7 @@
 evidence.
 
 Shapes as in :mod:`latentvars.distributions.chain`; probabilities, not their logs, go in, and ``lengths [...]`` instead
-of a mask. On a CPU the work is done by compiled code, elsewhere by the recursions in torch.
+of a mask. On a CPU the work is done by compiled code, elsewhere by a scan in torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor  # type: ignore[import-not-found]
 
-from latentvars.distributions import chain
+from latentvars.distributions import chain, chain_scan
 from latentvars.distributions.log_space import log_probs
 
 
@@ -191,14 +191,17 @@ def _capped(array: Any, shape: Sequence[int], like: Tensor) -> Tensor:
 
 @evidence.register_kernel("cuda")
 def _(initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None) -> Tensor:
-    return filtered_in_torch(initial, transition, log_emission, lengths).total.clone()
+    return filtered_by_scan(initial, transition, log_emission, lengths)[0].total.clone()
 
 
 @posterior.register_kernel("cuda")
 def _(
     initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    total, *found = _posterior_in_torch(initial, transition, log_emission, lengths, weights)
+    filtered, way = filtered_by_scan(initial, transition, log_emission, lengths)
+    valid = chain.step_mask(lengths, log_emission.shape[-2])
+    smoothed = way.backward(filtered, log_probs(transition), log_emission, valid)
+    total, *found = _weighted(filtered, smoothed, initial, transition, valid, weights)
     return total.clone(), *found
 
 
@@ -214,7 +217,7 @@ def _(
 def _(
     initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = filtered_in_torch(initial, transition, log_emission, lengths)
+    found, _ = filtered_by_scan(initial, transition, log_emission, lengths)
     return found.states.clone(), found.steps.clone(), found.total.clone()
 
 
@@ -232,6 +235,17 @@ def filtered_in_torch(
     return chain.forward(log_probs(initial), log_probs(transition), log_emission, valid)
 
 
+def filtered_by_scan(
+    initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None
+) -> tuple[chain.Filtered, Any]:
+    """Filtering in logarithmic depth, and the module that smooths it; step by step where x is impossible."""
+    valid = chain.step_mask(lengths, log_emission.shape[-2])
+    found = chain_scan.forward(log_probs(initial), log_probs(transition), log_emission, valid)
+    if bool((found.total > 0.5 * chain.lowest_log(found.total.dtype)).all()):
+        return found, chain_scan
+    return filtered_in_torch(initial, transition, log_emission, lengths), chain
+
+
 def _posterior_in_torch(
     initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -239,6 +253,17 @@ def _posterior_in_torch(
     filtered = filtered_in_torch(initial, transition, log_emission, lengths)
     valid = chain.step_mask(lengths, log_emission.shape[-2])
     smoothed = chain.backward(filtered, log_probs(transition), log_emission, valid)
+    return _weighted(filtered, smoothed, initial, transition, valid, weights)
+
+
+def _weighted(
+    filtered: chain.Filtered,
+    smoothed: chain.Smoothed,
+    initial: Tensor,
+    transition: Tensor,
+    valid: Tensor | None,
+    weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     slopes = chain.transition_slopes(filtered, smoothed, transition, valid)
     return (
         filtered.total,
