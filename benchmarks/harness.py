@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Outcome = Mapping[str, np.ndarray]
 Call = Callable[[int], Outcome]
@@ -201,9 +201,11 @@ def _memory(section: str, place: tuple[int, int], side: str, settings: Settings)
     return found[0]["bytes"] if found else None
 
 
-def started(arguments: Sequence[str], settings: Settings) -> Iterator[dict[str, Any]]:
-    """What a worker process says, as it says it."""
-    command = [sys.executable, str(HERE / "worker.py"), *arguments] + ["--quick"] * settings.quick
+def started(
+    arguments: Sequence[str], settings: Settings, script: Path = HERE / "worker.py"
+) -> Iterator[dict[str, Any]]:
+    """What a process of a worker says, as it says it."""
+    command = [sys.executable, str(script), *arguments] + ["--quick"] * settings.quick
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(settings)) as process:
         assert process.stdout is not None
         for said in process.stdout:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import chains
+import growth
 import latency
 import mixtures
 import tables
@@ -26,6 +27,7 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Line]]] = {
     "chains": chains.lines,
     "mixtures": mixtures.lines,
     "latency": latency.lines,
+    "growth": growth.lines,
 }
 EMBEDDING = "embedding"  # has a table of its own: accuracies, not times
 

@@ -94,8 +94,10 @@ def _ratio(ratio: float | None) -> str:
 def _memory(line: Line) -> str:
     """Megabytes of both sides, and the least share asked for."""
     ours, theirs = line.memory
-    if ours is None or theirs is None:
+    if ours is None:
         return "–"
+    if theirs is None:
+        return f"{ours / 1e6:.0f}" if not line.peer else "–"
     asked = "" if line.share is None else f" ≤ {line.share:g} ×"
     return f"{ours / 1e6:.0f} / {theirs / 1e6:.0f}{asked}"
 

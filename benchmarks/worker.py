@@ -109,9 +109,14 @@ def memory(case: Case, task: Task, side: str) -> float:
     call = prepare(case.data())
     gc.collect()
     forget_peak()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     call(task.first)
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * KIB
+    return peak() - before
+
+
+def peak() -> float:
+    """Peak resident memory of this process, in bytes."""
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * KIB
 
 
 def forget_peak() -> None:
