@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from latentvars.errors import DataError, KindError, NameUnknownError, ShapeError
+from latentvars.rows.column import Column
 from latentvars.rows.reading import Source, is_missing, labels, share, to_tensor
+
+SHARED = 10_000_000  # rows beyond which equal weights are one number
 
 
 def unknown_column(name: str, columns: Mapping[str, Tensor]) -> NameUnknownError:
@@ -24,8 +27,10 @@ def default_features(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
     return (name,) if shape[-1] == 1 else tuple(f"{name}{i}" for i in range(shape[-1]))
 
 
-def has_nan(value: Tensor) -> bool:
+def has_nan(value: Tensor | Column) -> bool:
     """Whether anything is NaN; only looked for where the sum is."""
+    if isinstance(value, Column):
+        return value.missing > 0
     return value.is_floating_point() and bool(torch.isnan(value.sum())) and bool(torch.isnan(value).any())
 
 
@@ -65,12 +70,14 @@ def common_steps(sources: Mapping[str, Source]) -> int:
 
 def check_values(name: str, value: Tensor) -> None:
     """Raises DataError where a column has no features or infinite values."""
-    if value.numel() == 0:
+    if 0 in value.shape:
         raise DataError(
             f"column {name!r} has 0 feature(s) (shape={tuple(value.shape)}) while a minimum of 1 is required.",
             "at least one feature",
             "pass the columns that are to be modelled.",
         )
+    if isinstance(value, Column):  # read when all columns are known
+        return
     if not value.is_floating_point() or bool(torch.isfinite(value.sum())):  # a finite sum: nothing to look for
         return
     infinite = torch.isinf(value).nonzero()
@@ -180,8 +187,10 @@ def known_labels(name: str, given: Any, size: int, steps: int, order: Tensor | N
 
 def row_weights(given: Any, size: int) -> Tensor:
     """Weights ``[size]``, float64, checked; ones where none were given."""
-    if given is None:
-        return torch.ones(size, dtype=torch.float64)
+    if given is None:  # one number, however many rows there are
+        return (
+            torch.ones(1, dtype=torch.float64).expand(size) if size > SHARED else torch.ones(size, dtype=torch.float64)
+        )
     weights = to_tensor("weights", given).to(torch.float64)
     if weights.shape != (size,):
         raise ShapeError(

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from latentvars.errors import DataError, KindError, ShapeError
+from latentvars.rows.column import Column
+from latentvars.rows.streams import stream_of
 
 ALIGNMENT = 64  # bytes, of what torch allocates
 SMALL = 2**20  # bytes
@@ -28,13 +30,14 @@ class Source:
     """One column as read.
 
     Attributes:
-        values: ``[S, ...]`` float64 or int64, on the CPU; NaN where an entry is missing.
+        values: ``[S, ...]`` float64 or int64, on the CPU; NaN where an entry is missing. A :class:`Column` where the
+            numbers stay in a file.
         features: names of the last axis, where the input has them.
         names: labels of the leading axis, where the input has them.
         lengths: steps of each sequence, where the input was a list of sequences.
     """
 
-    values: Tensor
+    values: Any
     features: tuple[str, ...] | None = None
     names: Sequence[Hashable] | None = None
     lengths: tuple[int, ...] | None = None
@@ -57,6 +60,9 @@ def read_columns(x: Any) -> dict[str, Source]:
 
 def read_column(name: str, value: Any) -> Source:
     """One column from any supported input; errors name the column."""
+    stream = stream_of(name, value)
+    if stream is not None:
+        return Source(Column(stream), stream.features if len(stream.shape) > 1 else None)
     _refuse(name, value)
     if _is_a(value, "pandas", "DataFrame"):
         return _pandas_frame(name, value)
