@@ -10,8 +10,10 @@ from latentvars.inference import (
     SVI,
     AnyOf,
     Capture,
+    Checkpoint,
     Custom,
     Delta,
+    Distributed,
     Fit,
     Fitter,
     FullRank,
@@ -36,7 +38,7 @@ from latentvars.loading import load
 from latentvars.models import emissions
 from latentvars.posterior import LatentPosterior
 from latentvars.posterior.standard_errors import StandardErrors
-from latentvars.rows import Batch, Design, Rows
+from latentvars.rows import Batch, Design, Parquet, Rows
 from latentvars.starts import Hierarchical, KMeansPlusPlus, Memberships, PriorDraws, RandomRows
 
 if TYPE_CHECKING:
@@ -62,9 +64,11 @@ __all__ = [
     "Batch",
     "Bootstrap",
     "Capture",
+    "Checkpoint",
     "Custom",
     "Delta",
     "Design",
+    "Distributed",
     "Embedding",
     "Fit",
     "Fitter",
@@ -80,6 +84,7 @@ __all__ = [
     "MonteCarloEM",
     "Never",
     "OnlineEM",
+    "Parquet",
     "Plateau",
     "PriorDraws",
     "RandomRows",

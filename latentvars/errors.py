@@ -69,3 +69,7 @@ class KindError(LatentVarsError, TypeError):
 
 class StorageError(LatentVarsError, OSError):
     """A file that is missing, unknown, of a newer version, or not complete."""
+
+
+class ProcessError(LatentVarsError, RuntimeError):
+    """A process of a run over several that failed, or is gone."""

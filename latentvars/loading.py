@@ -75,7 +75,7 @@ def load(
         known_globals,
         Status[document["status"]],
         tensors["history"].numpy(),
-        tensors["row_log_likelihood"],
+        tensors.get("row_log_likelihood"),
         document["seed"],
         document["seconds"],
         optima=decode(document["optima"], tensors, known),
@@ -110,7 +110,7 @@ def _rows(document: Mapping[str, Any], tensors: Mapping[str, Tensor], given: Row
             needed="the rows",
             remedy="pass the same rows: load(path, data=rows)",
         )
-    if given.digest() != document["data_digest"]:
+    if document["data_digest"] is not None and given.digest() != document["data_digest"]:
         raise StorageError(
             given="other rows than those that were fitted: their digest differs",
             needed=f"the same {document['rows']} rows, with the same lengths and weights",

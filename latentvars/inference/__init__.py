@@ -1,6 +1,7 @@
 """One loop, and the algorithms that run in it."""
 
 from latentvars.inference.degenerate import Keep, Refuse, Restart
+from latentvars.inference.distributed import Distributed
 from latentvars.inference.em import EM
 from latentvars.inference.fit import Fit
 from latentvars.inference.fitter import Fitter
@@ -9,6 +10,7 @@ from latentvars.inference.guide_steps import GuideSteps
 from latentvars.inference.guides import Custom, Delta, FullRank, LowRank, MeanField
 from latentvars.inference.monte_carlo_em import MonteCarloEM
 from latentvars.inference.online_em import OnlineEM
+from latentvars.inference.snapshots import Checkpoint
 from latentvars.inference.stopping import AnyOf, Never, Plateau, Status, TimeLimit, Tolerance
 from latentvars.inference.svi import SVI
 from latentvars.inference.svi_recorded import Capture
@@ -19,8 +21,10 @@ __all__ = [
     "SVI",
     "AnyOf",
     "Capture",
+    "Checkpoint",
     "Custom",
     "Delta",
+    "Distributed",
     "Fit",
     "Fitter",
     "FullRank",

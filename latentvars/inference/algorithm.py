@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +10,9 @@ from torch import Tensor
 
 from latentvars.contract import LatentModel
 from latentvars.inference.stopping import Status
+from latentvars.inference.whole import Whole
 from latentvars.program import Program
+from latentvars.randomness import derive
 from latentvars.rows import Batch, Rows
 
 
@@ -20,15 +22,33 @@ class Problem:
 
     Attributes:
         program: the model bound to its roles.
-        rows: all data.
+        rows: all data, or the share of this process.
         start: constrained starting values of the globals.
         seed: from which every random number of the run is derived.
+        whole: all data; None: ``rows`` is.
     """
 
     program: Program
     rows: Rows
     start: Mapping[str, Tensor]
     seed: int
+    whole: Whole | None = None
+
+    @property
+    def all(self) -> Whole:
+        """All data."""
+        return self.whole or Whole.local(self.rows)
+
+    @property
+    def size(self) -> int:
+        """Number of rows in all processes, N."""
+        return len(self.rows) if self.whole is None else self.whole.rows
+
+    @property
+    def own_seed(self) -> int:
+        """Of the noise that belongs to the rows of this process."""
+        rank = self.whole.backend.rank if self.whole is not None and self.whole.shared else 0
+        return derive(self.seed, 15, rank) if rank else self.seed
 
     @property
     def model(self) -> LatentModel:
@@ -110,9 +130,13 @@ class Algorithm(Protocol):
         """Number of starts."""
         ...
 
-    def rows_per_batch(self, rows: Rows) -> int | None: ...
+    def rows_per_batch(self, rows: Sized) -> int | None:
+        """Rows in memory at a time; None: all. ``rows`` are as many as there are."""
+        ...
 
-    def batches_per_update(self, rows: Rows) -> int: ...
+    def batches_per_update(self, rows: Sized) -> int:
+        """Batches that are added up for an update."""
+        ...
 
     def shuffles(self) -> bool: ...
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from latentvars.contract import LatentModel
-from latentvars.errors import ModelError
+from latentvars.errors import LatentVarsError, ModelError
+from latentvars.inference.whole import Whole
 from latentvars.program import Program, check_labels, check_missing
 from latentvars.rows import Rows
 
@@ -17,7 +18,22 @@ def prepared(model: LatentModel, data: Any) -> Rows:
     """Rows as the model wants them: it may have a ``prepare(rows)`` that checks and reshapes them."""
     rows = Rows.of(data)
     prepare = getattr(model, "prepare", None)
-    return rows if prepare is None else prepare(rows)
+    if prepare is None:
+        return rows
+    return _prepared_in_parts(prepare, rows) if rows.streamed else prepare(rows)
+
+
+def _prepared_in_parts(prepare: Callable[[Rows], Rows], rows: Rows) -> Rows:
+    """Rows that stay in their files, all of which ``prepare`` has seen."""
+    for low, part in rows.parts(READ_AT_ONCE):
+        try:
+            found = prepare(part)
+        except LatentVarsError as error:
+            error.add_note(f"positions count from row {low}")
+            raise
+        if (found.lengths is None) != (rows.lengths is None):
+            return rows.as_sequence()  # an error that says why not
+    return rows
 
 
 @dataclass(frozen=True)
@@ -33,8 +49,15 @@ class Restrictions:
     tied: Mapping[str, Any] = field(default_factory=dict)
 
 
+READ_AT_ONCE = 2**20  # numbers
+
+
 def bind(
-    model: LatentModel, data: Any, known: Restrictions | None = None, *, start: bool = True
+    model: LatentModel,
+    data: Any,
+    known: Restrictions | None = None,
+    *,
+    start: bool = True,
 ) -> tuple[Rows, Program]:
     """The checked rows, and the program of a private copy of the model.
 
@@ -48,11 +71,22 @@ def bind(
     trained = _copied(model)
     start_networks = getattr(trained, "start_networks", None)
     if start and start_networks is not None:
-        start_networks(rows)
+        start_networks(rows.seen)
     program = Program.of(trained, rows)
     check_missing(program, rows)
     check_labels(program, rows)
     return rows, program if known is None else program.restricted(known.fixed, known.tied)
+
+
+def bind_again(model: LatentModel, whole: Whole, known: Restrictions) -> Program:
+    """The program of another copy of the model, for rows that :func:`bind` has checked; the same in every process."""
+    if not whole.scattered:
+        return bind(model, whole.own, known)[1]
+    trained = _copied(model)
+    start_networks = getattr(trained, "start_networks", None)
+    if start_networks is not None:
+        start_networks(whole.seen)
+    return Program.of(trained, whole.own, first=whole.first).restricted(known.fixed, known.tied)
 
 
 def _copied(model: LatentModel) -> LatentModel:

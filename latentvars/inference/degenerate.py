@@ -23,7 +23,6 @@ from latentvars.rows import Rows
 
 EMPTY = 1e-3  # rows (or steps) of posterior weight below which a component is empty
 SINGULAR = 1e-12  # variance, as a share of the largest of its global
-BLOCK = 4_096  # rows at a time
 SHOWN = 5
 
 
@@ -58,8 +57,14 @@ Degenerate = Keep | Refuse | Restart
 
 def empty(program: Program, values: Mapping[str, Tensor], rows: Rows) -> tuple[str, ...]:
     """Values of discrete locals that no row (no step) has, as ``z[2]``."""
+    return without_rows([masses(program, values, rows)])
+
+
+def without_rows(shares: Sequence[Mapping[str, Tensor]]) -> tuple[str, ...]:
+    """The same from the :func:`masses` of shares of the rows."""
     found = []
-    for name, mass in _masses(program, values, rows).items():
+    for name in shares[0]:
+        mass = torch.stack([share[name] for share in shares]).sum(0)
         found += [f"{name}[{k}]" for k in (mass < EMPTY).nonzero()[:, 0].tolist()]
     return tuple(found)
 
@@ -77,10 +82,10 @@ def described(
 
 
 def refused(
-    program: Program, values: Mapping[str, Tensor], rows: Rows, collapsed: Sequence[str]
+    program: Program, values: Mapping[str, Tensor], rows: Rows, collapsed: Sequence[str], none: Sequence[str]
 ) -> NumericalError | None:
-    """The error of a degenerate end, None where it is not degenerate."""
-    text = described(program, values, rows, collapsed, empty(program, values, rows))
+    """The error of a degenerate end with these collapsed and empty elements, None where there are none."""
+    text = described(program, values, rows, collapsed, none)
     if not text:
         return None
     return NumericalError(
@@ -113,7 +118,7 @@ def _vanishing(fit: Any) -> str:
     text = described(fit.program, values, fit.rows, singular(fit.program, values), ())
     if text or not hasattr(fit.state, "values"):
         return text
-    batch = fit.rows.batch(dtype=fit.program.dtype)
+    batch = fit.rows.seen.batch(dtype=fit.program.dtype)
     total = fit.algorithm.contribution(fit.state, batch, 0)
     after = fit.algorithm.update(fit.state, total).values
     return described(fit.program, values, fit.rows, singular(fit.program, after), ())
@@ -142,7 +147,7 @@ def _element(name: str, at: list[int]) -> str:
     return f"{name}{at}" if at else name
 
 
-def _masses(program: Program, values: Mapping[str, Tensor], rows: Rows) -> dict[str, Tensor]:
+def masses(program: Program, values: Mapping[str, Tensor], rows: Rows) -> dict[str, Tensor]:
     """Discrete local → posterior weight of each of its values, ``[K]``, rows (steps)."""
     found: dict[str, Tensor] = {}
     for batch, name, probs in _beliefs(program, values, rows):
@@ -154,7 +159,7 @@ def _masses(program: Program, values: Mapping[str, Tensor], rows: Rows) -> dict[
 
 def _beliefs(program: Program, values: Mapping[str, Tensor], rows: Rows) -> Any:
     """Batch by batch the beliefs over discrete locals that lie ``[B, K]``, or ``[B, T, K]`` (0 on padding)."""
-    for batch in rows.batches(BLOCK if rows.lengths is None else None, shuffle=False, dtype=program.dtype):
+    for batch in rows.batches(rows.block, shuffle=False, dtype=program.dtype):
         for name, belief in program.beliefs(values, batch).items():
             probs: Any = getattr(belief, "marginals", None)
             if probs is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from latentvars.inference.stopping import Status, StopRule, Tolerance
 from latentvars.inference.summed import SummedExpected, SummedPlan, make_summed_plan
 from latentvars.inference.tabulated import ImpreciseError, Tabulated
 from latentvars.program import Program, model_parameters
-from latentvars.rows import Batch, Rows
+from latentvars.rows import Batch
 
 PLAN_ROWS = 1_000
 SAME_OPTIMUM = 1e-5
@@ -101,6 +101,8 @@ class EM:
         stop: when it has converged.
         parameter_tolerance: also wait until no global changes by more than this share in an update; None: do not.
         batch_size: rows in memory at a time; the result does not depend on it. None: all.
+        memory: bytes that the work on a batch may take: batches are as large as that allows, by a measurement before
+            the first pass. None: no limit, and 256 MB for rows that stay in files.
         variance_floor: least variance of a normal in the closed-form M-steps, as a share of the variance of the data;
             without one the likelihood of a mixture is unbounded (Day 1969). 0: none.
         accelerate: SQUAREM extrapolation (Varadhan & Roland 2008, scheme S3): the same optimum in fewer passes.
@@ -117,6 +119,7 @@ class EM:
     accelerate: bool = False
     restarts: int = 1
     degenerate: Degenerate = field(default_factory=Keep)
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         check_at_least("passes", self.passes, 0)
@@ -124,11 +127,17 @@ class EM:
         if self.batch_size is not None:
             check_at_least("batch_size", self.batch_size, 1)
         check_share("variance_floor", self.variance_floor)
+        if self.memory is not None:
+            check_at_least("memory", self.memory, 1)
 
-    def rows_per_batch(self, rows: Rows) -> int | None:
+    def in_batches(self, most: int, wanted: int) -> EM:
+        """The same with ``most`` rows at a time in the place of ``wanted``."""
+        return replace(self, batch_size=most)
+
+    def rows_per_batch(self, rows: Sized) -> int | None:
         return self.batch_size
 
-    def batches_per_update(self, rows: Rows) -> int:
+    def batches_per_update(self, rows: Sized) -> int:
         return math.ceil(len(rows) / (self.batch_size or len(rows)))
 
     def shuffles(self) -> bool:
@@ -277,8 +286,9 @@ def plan_of(problem: Problem, floor: float) -> Plan:
 
 
 def _planning_rows(problem: Problem) -> Batch:
-    used = problem.rows.weights.nonzero().flatten()[:PLAN_ROWS]
-    return problem.rows.batch(used, dtype=problem.program.dtype)
+    first = problem.all.first
+    used = first.weights.nonzero().flatten()[:PLAN_ROWS]
+    return first.batch(used, dtype=problem.program.dtype)
 
 
 def check_finite(values: Mapping[str, Tensor]) -> None:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from latentvars.contract import LatentModel
 from latentvars.errors import KindError, NumericalError, SettingError, SupportError
 from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
+from latentvars.inference.backend import Backend
 from latentvars.inference.binding import prepared
 from latentvars.inference.degenerate import empty
+from latentvars.inference.extent import Extent
 from latentvars.inference.optima import Optima
 from latentvars.inference.posteriors import PointMass
-from latentvars.inference.saving import described, save
-from latentvars.inference.scoring import row_scores
+from latentvars.inference.saving import described, save, save_snapshot
+from latentvars.inference.scoring import row_scores, total_score
 from latentvars.inference.stopping import Status
+from latentvars.inference.whole import Whole
 from latentvars.posterior import LatentPosterior
 from latentvars.posterior.datatree import Knowledge, datatree
 from latentvars.posterior.imputation import impute
@@ -47,14 +53,14 @@ class Fit:
         globals: what is known of the globals.
         status: how the run ended.
         history: objective after each pass, nats per row.
-        row_log_likelihood: ``[N]`` marginal log-likelihood of each row at the point, nats; an ELBO where there are
-            continuous locals. Given the most probable value of the discrete globals, where there are some.
+        scores: what :attr:`row_log_likelihood` gives, where it is kept; None where it is worked out when asked for.
         seed: of the run.
         seconds: run time.
         state: the algorithm's last state, to resume from; None for a loaded fit.
         optima: where every start ended; None for a single start.
         shared: the posterior of the discrete globals at the point; None where the model has none. What is read off row
             by row (latents, scores, predictions, imputations) is given their most probable value.
+        extent: counts and log-likelihood of the rows of all processes; None where this one has them all.
     """
 
     program: Program
@@ -63,12 +69,13 @@ class Fit:
     globals: GlobalsPosterior
     status: Status
     history: np.ndarray = field(repr=False)
-    row_log_likelihood: Tensor = field(repr=False)
+    scores: Tensor | None = field(repr=False)
     seed: int = 0
     seconds: float = 0.0
     state: Any = field(default=None, repr=False)
     optima: Optima | None = None
     shared: SharedPosterior | None = None
+    extent: Extent | None = None
 
     @staticmethod
     def of(
@@ -83,12 +90,47 @@ class Fit:
         seconds: float = 0.0,
         state: Any = None,
         optima: Optima | None = None,
+        whole: Whole | None = None,
     ) -> Fit:
-        """Complete a fit with the log-likelihood of its rows at the point."""
-        shared = shared_posterior(program, posterior.point, rows) if program.roles.choices else None
+        """Complete a fit with the log-likelihood of its rows at the point.
+
+        Args:
+            program, rows, algorithm, posterior, status, history, seed, seconds, state, optima: as the attributes.
+            whole: the rows of all processes, each of which is completing its fit.
+        """
+        spread = whole if whole is not None and whole.shared else None
+        add = None if spread is None else partial(_added, spread.backend)
+        shared = shared_posterior(program, posterior.point, rows, add) if program.roles.choices else None
         program = program if shared is None else program.given(shared.mode)
-        scores = row_scores(program, posterior.point, rows, seed)
-        return Fit(program, rows, algorithm, posterior, status, history, scores, seed, seconds, state, optima, shared)
+        point = posterior.point
+        if spread is None:
+            scores = None if rows.streamed else row_scores(program, point, rows, seed)
+            return Fit(
+                program, rows, algorithm, posterior, status, history, scores, seed, seconds, state, optima, shared
+            )
+        extent, scores = Extent.of(spread, program, point, seed)
+        return Fit(
+            program, rows, algorithm, posterior, status, history, scores, seed, seconds, state, optima, shared, extent
+        )
+
+    @cached_property
+    def _kept_scores(self) -> Tensor:
+        return row_scores(self.program, self.point, self.rows, self.seed)
+
+    @property
+    def row_log_likelihood(self) -> Tensor:
+        """``[N]`` marginal log-likelihood of each row at the point, nats; an ELBO where there are continuous locals.
+
+        Given the most probable value of the discrete globals, where there are some. Of rows in files it is worked out
+        anew each time; of several processes each has that of its own rows.
+        """
+        if self.scores is not None:
+            return self.scores
+        return self._scored if self.rows.streamed else self._kept_scores
+
+    @property
+    def _scored(self) -> Tensor:
+        return row_scores(self.program, self.point, self.rows, self.seed)
 
     @property
     def model(self) -> LatentModel:
@@ -105,7 +147,7 @@ class Fit:
     @property
     def empty(self) -> tuple[str, ...]:
         """Values of discrete locals that no row or step has, as ``z[2]``: empty components or states."""
-        return empty(self.program, self.point, self.rows)
+        return empty(self.program, self.point, self.rows) if self.extent is None else self.extent.empty
 
     @property
     def schema(self) -> Schema:
@@ -130,7 +172,11 @@ class Fit:
         """
         if self.shared is not None:
             return self.shared.evidence
-        return float((self.rows.weights.to(self.program.dtype) * self.row_log_likelihood).sum())
+        return self._total if self.extent is None else self.extent.log_likelihood
+
+    @cached_property
+    def _total(self) -> float:
+        return total_score(self.program, self.point, self.rows, self.seed, self.scores)
 
     @property
     def free_parameters(self) -> int:
@@ -149,6 +195,8 @@ class Fit:
         return -2 * self.log_likelihood + 2 * self.free_parameters
 
     def _size(self) -> float:
+        if self.extent is not None:
+            return self.extent.size
         weights = self.rows.weights
         return float(weights.sum() if self.rows.lengths is None else (weights * self.rows.lengths).sum())
 
@@ -164,10 +212,27 @@ class Fit:
         """
         rows = self.rows if data is None else self.conform(data)
         found: dict[str, list] = {}
+        if batch_size is None and rows.streamed:
+            batch_size = rows.block
         for batch in rows.batches(batch_size, shuffle=False, dtype=self.program.dtype):
             for name, belief in self.program.beliefs(self.point, batch, derive(self.seed, 6)).items():
                 found.setdefault(name, []).append(belief)
         return LatentPosterior(found, tuple(rows.names), rows.lengths)
+
+    def latents(self, data: Any = None, *, numbers: int = 2**20) -> Iterator[LatentPosterior]:
+        """The beliefs of :meth:`latent` in parts, in the order of the rows: for data that stay in their files.
+
+        Args:
+            data: new rows; the rows of the fit by default.
+            numbers: how many numbers of the data are in memory at a time.
+        """
+        rows = self.rows if data is None else Rows.of(data)
+        for low, part in rows.parts(numbers):
+            found = self.latent(part)
+            names = tuple(rows.names[low : low + len(part)])
+            yield LatentPosterior(
+                found.beliefs, names if len(names) == len(found.names) else found.names, found.lengths
+            )
 
     def impute(self, data: Any = None, draws: int | None = None, *, seed: int = 0) -> dict[str, Tensor]:
         """The columns with their missing entries filled in from the observed ones of the same row, at the point.
@@ -301,20 +366,27 @@ class Fit:
         *,
         overwrite: bool = False,
         data: bool = True,
-        datatree: bool | xr.DataTree = True,
+        datatree: bool | xr.DataTree | None = None,
     ) -> Path:
         """Write the fit into a new folder, whole or not at all; :func:`latentvars.load` reads it.
 
         Args:
             path: of the folder; its parent exists.
             overwrite: replace an earlier fit there; the old one stays until the new one is complete.
-            data: whether the rows are stored; without them ``load`` has to be given the same rows.
-            datatree: whether :meth:`to_datatree` is stored too, as ``posterior.nc``; or a tree to store.
+            data: whether the rows are stored; without them ``load`` has to be given the same rows. Rows in files are
+                not, nor those of several processes.
+            datatree: whether :meth:`to_datatree` is stored too, as ``posterior.nc``; or a tree to store. None: unless
+                the rows stay in files, or there are several processes.
 
         Raises:
             StorageError: something is in the way, or the parent is missing.
         """
-        return save(self, Path(path), overwrite=overwrite, data=data, tree=datatree)
+        tree = (not self.rows.streamed and self.extent is None) if datatree is None else datatree
+        return save(self, Path(path), overwrite=overwrite, data=data, tree=tree)
+
+    def save_snapshot(self, path: Path, digest: str | None) -> Path:
+        """Write what is needed to go on from here; see :class:`latentvars.Checkpoint`."""
+        return save_snapshot(self, path, digest)
 
     def _known(self, draws: int, seed: int) -> Knowledge:
         if draws < 1:
@@ -354,11 +426,14 @@ class Fit:
 
     def __str__(self) -> str:
         kind = "log-likelihood" if self.exact else "log-likelihood (ELBO)"
-        size = float(self.rows.weights.sum())
+        size = float(self.rows.weights.sum()) if self.extent is None else self.extent.weight
+        count = (
+            str(len(self.rows)) if self.extent is None else f"{self.extent.rows} in {self.extent.processes} processes"
+        )
         by = "" if self.algorithm is None else f" by {type(self.algorithm).__name__}"
         lines = [
             f"Fit of {type(self.model).__name__}{by}: {self.status.value}",
-            f"  rows {len(self.rows)}, passes {len(self.history)}, {self.seconds:.2f} s, seed {self.seed}",
+            f"  rows {count}, passes {len(self.history)}, {self.seconds:.2f} s, seed {self.seed}",
             f"  {kind} {self.log_likelihood:.4f} nats ({self.log_likelihood / size:.6f} per row), "
             f"free parameters {self.free_parameters}, BIC {self.bic:.3f}",
         ]
@@ -375,3 +450,7 @@ class Fit:
         if self.optima is not None:
             lines.append(f"  {self.optima}")
         return "\n".join(lines)
+
+
+def _added(backend: Backend, value: Tensor) -> Tensor:
+    return torch.stack(backend.gather(value)).sum(0)

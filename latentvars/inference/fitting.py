@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from latentvars.contract import LatentModel
-from latentvars.errors import DataError, KindError, NameUnknownError, SettingError
-from latentvars.inference.algorithm import Algorithm, Problem
+from latentvars.errors import DataError, KindError, NameUnknownError, ProcessError, SettingError
+from latentvars.inference.algorithm import Algorithm
+from latentvars.inference.backend import Backend, Local
 from latentvars.inference.binding import Restrictions, bind, check_estimable, prepared
 from latentvars.inference.em import EM
-from latentvars.inference.engine import Run
 from latentvars.inference.fit import Fit
 from latentvars.inference.posteriors import PointMass
-from latentvars.inference.restarts import best_of_starts, sound_end
+from latentvars.inference.restarts import Work, best_of_starts, sound_end
+from latentvars.inference.saving import text
+from latentvars.inference.snapshots import Checkpoint
+from latentvars.inference.spreading import spread_starts
 from latentvars.inference.starting import starting_point
 from latentvars.inference.stopping import Status
+from latentvars.inference.whole import Whole
 from latentvars.program import Program
-from latentvars.starts import Start
+from latentvars.rows import Rows
+from latentvars.starts import Memberships, Start
 
 
 def fit(
@@ -34,6 +40,8 @@ def fit(
     progress: bool | None = None,
     fixed: Mapping[str, Any] | None = None,
     tied: Mapping[str, Any] | None = None,
+    backend: Backend | None = None,
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
 ) -> Fit:
     """Fit a latent-variable model.
 
@@ -54,6 +62,9 @@ def fit(
             where they are independent, and in rows of probabilities.
         tied: entries that share one value: site → whole numbers of its shape, equal for the entries of a group,
             negative for entries that are alone, as ``{"scale": [[0], [0], [-1]]}``. A group is one degree of freedom.
+        backend: ``lv.Distributed()`` in every one of several processes; None: this process alone.
+        checkpoint: a folder that a run is written to while it is under way, or :class:`latentvars.Checkpoint` with how
+            often; ``resume=lv.load(folder, data=rows)`` goes on from there.
 
     Returns:
         The fit; after Ctrl-C the fit so far, with status ``INTERRUPTED``.
@@ -65,6 +76,7 @@ def fit(
         SettingError: values in ``fixed`` or ``tied`` that cannot be.
         NumericalError: a non-finite objective, with the site and the batch; an M-step that fails; a fall of EM's
             objective.
+        ProcessError: another process has failed, or is gone.
 
         An error that breaks a run off has the fit before it as ``error.fit``, with status ``FAILED``: it can be read,
         saved and resumed.
@@ -76,13 +88,50 @@ def fit(
             raise SettingError(
                 "fixed= or tied= together with resume=", "one of them", "leave them out: a resumed fit keeps its own"
             )
-        return _resumed(resume, data, algorithm, progress)
-    known = Restrictions(fixed or {}, tied or {})
-    rows = bind(model, data, known)[0]
-    check_estimable(model, rows)
+        return _resumed(resume, data, algorithm, progress, backend, Checkpoint.of(checkpoint))
+    known, saved = Restrictions(fixed or {}, tied or {}), Checkpoint.of(checkpoint)
+    processes = (backend or Local()).joined()
+    rows = processes.together(lambda: bind(model, data, known)[0])
+    whole = Whole.of(rows, processes)
+    _check_agreed(whole, (text(algorithm), seed, text(model), rows.schema.columns))
+    processes.together(lambda: check_estimable(model, whole.telling))
+    work = Work(model, whole, algorithm, known, progress, saved)
+    if processes.size > 1:
+        start = _agreed_start(whole, start)
     if algorithm.restarts == 1:
-        return sound_end(model, rows, algorithm, seed, start, progress, known)
-    return best_of_starts(model, rows, algorithm, seed, start, progress, known)
+        return sound_end(work, seed, start)
+    return spread_starts(work, seed, start) if processes.spreads_starts else best_of_starts(work, seed, start)
+
+
+def _check_agreed(whole: Whole, said: Any) -> None:
+    """All processes have to do the same.
+
+    Raises:
+        ProcessError: they were called with different arguments.
+    """
+    if whole.backend.size == 1:
+        return
+    found = whole.backend.gather(said)
+    other = next((rank for rank, one in enumerate(found) if one != found[0]), None)
+    if other is not None:
+        raise ProcessError(
+            given=f"process {other} called lv.fit with {found[other]}, process 0 with {found[0]}",
+            needed="the same model, algorithm, seed and columns in every process",
+            remedy="call it with the same arguments but for the rows",
+        )
+
+
+def _agreed_start(whole: Whole, start: Any) -> Any:
+    """The starting values of the first process; a way to find them is followed by each on the same rows."""
+    if isinstance(start, Memberships) and whole.scattered:
+        raise SettingError(
+            given=f"start=lv.Memberships(...) where {whole.scattered}",
+            needed="values, or a way to find them in some of the rows",
+            remedy="start from values of the globals, or from lv.KMeansPlusPlus()",
+        )
+    values = start if isinstance(start, Mapping) else None
+    first = whole.backend.gather(None if values is None else dict(values))[0]
+    return start if first is None else first
 
 
 def _check_kinds(algorithm: Any, start: Any, resume: Any) -> None:
@@ -101,8 +150,32 @@ def _check_kinds(algorithm: Any, start: Any, resume: Any) -> None:
         raise KindError(f"resume= is a {type(resume).__name__}", "a fit", "pass what lv.fit or lv.load returned")
 
 
-def _resumed(resume: Fit, data: Any, algorithm: Algorithm, progress: bool | None) -> Fit:
+def _resumed(
+    resume: Fit,
+    data: Any,
+    algorithm: Algorithm,
+    progress: bool | None,
+    backend: Backend | None,
+    checkpoint: Checkpoint | None,
+) -> Fit:
     """Go on from a copy of the state of an earlier fit, or from its point where the state was not kept."""
+    processes = (backend or Local()).joined()
+    rows = processes.together(lambda: _same_rows(resume, data, algorithm))
+    whole = Whole.of(rows, processes)
+    _check_agreed(whole, (text(algorithm), resume.seed, len(resume.history), _printed(resume.point)))
+    program, state = _unshared(resume.program.given({}), resume.state)
+    known = Restrictions(program.space.fixed, program.space.tied)
+    work = Work(resume.model, whole, algorithm, known, progress, checkpoint)
+    run = work.run(program, resume.point, resume.seed, state, resume.history.tolist())
+    return run.go(progress).finished(resume.optima)
+
+
+def _printed(point: Mapping[str, Any]) -> dict[str, list[float]]:
+    return {name: value.flatten().tolist() for name, value in point.items()}
+
+
+def _same_rows(resume: Fit, data: Any, algorithm: Algorithm) -> Rows:
+    """The rows that a fit is to go on with; they have to be those of the fit."""
     rows = prepared(resume.model, data)
     resume.schema.check(rows)
     if resume.state is not None and type(algorithm) is not type(resume.algorithm):
@@ -117,11 +190,7 @@ def _resumed(resume: Fit, data: Any, algorithm: Algorithm, progress: bool | None
             needed="the data of the earlier fit",
             remedy="begin a new fit where it ended: lv.fit(..., start=fit.point)",
         )
-    program, state = _unshared(resume.program.given({}), resume.state)
-    if state is None:
-        state = algorithm.init(Problem(program, rows, resume.point, resume.seed))
-    run = Run(algorithm, program, rows, resume.seed, state, list(resume.history))
-    return run.go(progress).finished(resume.optima)
+    return rows
 
 
 def _unshared(program: Program, state: Any) -> tuple[Program, Any]:

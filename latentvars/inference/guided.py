@@ -7,8 +7,8 @@ weighed, and in the bound that the guide is trained on.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from latentvars.errors import SettingError, SupportError
 from latentvars.inference.algorithm import Problem
 from latentvars.inference.em import check_finite, plan_of
+from latentvars.inference.flattening import HERE
 from latentvars.inference.guide_steps import GuideSteps, evaluating, guide_gradient
 from latentvars.inference.m_step import Effort, Expected, maximise
 from latentvars.inference.m_step_plan import Plan
@@ -26,7 +27,7 @@ from latentvars.inference.svi import BATCH_ROWS, FULL_BATCH_ROWS, Gradient, asce
 from latentvars.inference.weighed_draws import Draws, Weigh, expected_by_draws
 from latentvars.program import Bound, Program, model_parameters
 from latentvars.randomness import derive
-from latentvars.rows import Batch, Rows
+from latentvars.rows import Batch
 
 WINDOW = 10  # M-steps over which a drift of the globals is told from noise
 ENOUGH = Effort(steps=25, tolerance=1e-8)  # of one M-step: more than that its draws do not say
@@ -85,10 +86,10 @@ class Share:
     """
 
     objective: float
-    index: Tensor
+    index: Tensor = field(metadata=HERE)
     gradient: Gradient | None = None
     expected: Expected | None = None
-    effective: Tensor | None = None
+    effective: Tensor | None = field(default=None, metadata=HERE)
 
     def __add__(self, other: Share) -> Share:
         return Share(
@@ -137,7 +138,7 @@ def check_guided(settings: Settings) -> None:
         raise SettingError(f"drift={settings.drift}", "a number above 0", "write drift=1.0, or None not to wait")
 
 
-def guided_batch(batch_size: int | None, rows: Rows) -> int | None:
+def guided_batch(batch_size: int | None, rows: Sized) -> int | None:
     """Rows per batch; None: all."""
     if batch_size is not None:
         return batch_size
@@ -176,7 +177,7 @@ def start(problem: Problem, steps: GuideSteps, floor: float, name: str) -> Guide
         parameters,
         optimizer,
         schedule,
-        problem.seed,
+        problem.own_seed,
         steps.passes + 1 if parameters else 1,
         steps.warmup if parameters else 0,
         torch.zeros(total, dtype=torch.bool),

@@ -7,7 +7,7 @@ wherever the factors have sufficient statistics.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from latentvars.families import (
     laws,
     without_wrappers,
 )
+from latentvars.inference.flattening import HERE
 from latentvars.inference.m_step_plan import Leaf, Plan, Rule, all_leaves
 from latentvars.program import Expectation, GlobalSpace, Program, Restriction
 from latentvars.program.run import Run
@@ -78,7 +79,7 @@ class Expected:
 
     objective: float
     statistics: Mapping[str, Statistics]
-    retained: tuple[Retained, ...] = ()
+    retained: tuple[Retained, ...] = field(default=(), metadata=HERE)
 
     def __add__(self, other: Expected) -> Expected:
         statistics = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,7 +17,7 @@ from latentvars.inference.posteriors import PointMass
 from latentvars.inference.stopping import Plateau, Status, StopRule
 from latentvars.inference.weighed_draws import Draws, by_importance
 from latentvars.program import Bound
-from latentvars.rows import Batch, Rows
+from latentvars.rows import Batch
 
 LAST = 10
 BOUND = Bound(analytic=False, importance=True)
@@ -75,10 +75,10 @@ class MonteCarloEM:
         """How many draws an E-step takes."""
         return Draws(self.draws, self.growth, self.most_draws)
 
-    def rows_per_batch(self, rows: Rows) -> int | None:
+    def rows_per_batch(self, rows: Sized) -> int | None:
         return guided_batch(self.batch_size, rows)
 
-    def batches_per_update(self, rows: Rows) -> int:
+    def batches_per_update(self, rows: Sized) -> int:
         return 1
 
     def shuffles(self) -> bool:

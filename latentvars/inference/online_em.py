@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,7 +17,7 @@ from latentvars.inference.posteriors import PointMass
 from latentvars.inference.settings import check_at_least, check_share
 from latentvars.inference.stopping import Plateau, Status, StopRule
 from latentvars.program import Program
-from latentvars.rows import Batch, Rows
+from latentvars.rows import Batch
 
 LAST_PASSES = 10
 
@@ -40,6 +40,21 @@ class OnlineState:
     rows: int
     running: Expected | None = None
     updates: int = 0
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Expected statistics of some rows, and their number."""
+
+    expected: Expected
+    rows: int
+
+    @property
+    def objective(self) -> float:
+        return self.expected.objective
+
+    def __add__(self, other: Counted) -> Counted:
+        return Counted(self.expected + other.expected, self.rows + other.rows)
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,7 @@ class OnlineEM:
         if not self.delay >= 1:
             raise SettingError(f"delay={self.delay}", "at least 1", "write OnlineEM(delay=2)")
 
-    def rows_per_batch(self, rows: Rows) -> int:
+    def rows_per_batch(self, rows: Sized) -> int:
         if self.batch_size > len(rows):
             raise SettingError(
                 given=f"batch_size={self.batch_size} with {len(rows)} rows",
@@ -86,7 +101,7 @@ class OnlineEM:
             )
         return self.batch_size
 
-    def batches_per_update(self, rows: Rows) -> int:
+    def batches_per_update(self, rows: Sized) -> int:
         return 1
 
     def shuffles(self) -> bool:
@@ -108,7 +123,7 @@ class OnlineEM:
         Raises:
             SupportError: as EM, and factors without sufficient statistics, which cannot be averaged.
         """
-        self.rows_per_batch(problem.rows)
+        self.rows_per_batch(range(problem.size))
         plan = plan_m_step(problem, self.variance_floor)
         if plan.retained:
             raise SupportError(
@@ -116,22 +131,22 @@ class OnlineEM:
                 needed="factors of an exponential family whose parameters do not depend on the rows",
                 remedy="fit it with lv.EM() or lv.SVI()",
             )
-        return OnlineState(problem.program, plan, dict(problem.start), len(problem.rows))
+        return OnlineState(problem.program, plan, dict(problem.start), problem.size)
 
-    def contribution(self, state: OnlineState, batch: Batch, position: int) -> Expected:
-        """Expected statistics of a batch, scaled to all rows, with the batch's share of the objective."""
+    def contribution(self, state: OnlineState, batch: Batch, position: int) -> Counted:
+        """Expected statistics of a batch, with the batch's share of the objective."""
         share = expected(state.program, state.plan, state.values, batch, with_prior=False)
-        scaled = share.scaled(state.rows / len(batch))
         prior = float(state.program.prior(state.values)) * len(batch) / state.rows
-        return replace(scaled, objective=share.objective + prior)
+        return Counted(replace(share, objective=share.objective + prior), len(batch))
 
-    def objective(self, state: OnlineState, total: Expected) -> float:
+    def objective(self, state: OnlineState, total: Counted) -> float:
         return total.objective
 
-    def update(self, state: OnlineState, total: Expected) -> OnlineState:
-        """Average the statistics, then the M-step."""
+    def update(self, state: OnlineState, total: Counted) -> OnlineState:
+        """Average the statistics, scaled to all rows, then the M-step."""
         step = 1.0 if state.running is None else (state.updates + self.delay) ** -self.decay
-        running = total if state.running is None else state.running.scaled(1 - step) + total.scaled(step)
+        scaled = total.expected.scaled(state.rows / total.rows)
+        running = scaled if state.running is None else state.running.scaled(1 - step) + scaled.scaled(step)
         values = maximise(state.program, state.plan, state.values, running)
         check_finite(values)
         return replace(state, values=values, running=running, updates=state.updates + 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,31 +14,77 @@ from torch import Tensor
 from latentvars.contract import LatentModel
 from latentvars.errors import ModelError, NumericalError, SupportError
 from latentvars.inference.algorithm import Algorithm, OneByOne, Problem, Screened
-from latentvars.inference.binding import Restrictions, bind
+from latentvars.inference.backend import first
+from latentvars.inference.binding import Restrictions, bind_again
 from latentvars.inference.degenerate import Keep, Restart, explained, refused
+from latentvars.inference.em import plan_of, plan_summed
 from latentvars.inference.engine import Run
 from latentvars.inference.fit import Fit
+from latentvars.inference.memory import within_memory
 from latentvars.inference.optima import Optima
+from latentvars.inference.snapshots import Checkpoint, Snapshots
 from latentvars.inference.starting import further, starting_point
 from latentvars.inference.stopping import Status
+from latentvars.inference.whole import Whole
 from latentvars.program import Program
 from latentvars.randomness import derive
-from latentvars.rows import Rows
 from latentvars.starts import Start
 
 LONG_RUNS = 3
 FAILURES = (NumericalError, ModelError, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
-def best_of_starts(
-    model: LatentModel,
-    rows: Rows,
-    algorithm: Algorithm,
-    seed: int,
-    start: Mapping[str, Any] | Start | None,
-    progress: bool | None,
-    known: Restrictions | None = None,
-) -> Fit:
+@dataclass(frozen=True)
+class Work:
+    """What is to be fitted to what, besides starts and seeds.
+
+    Attributes:
+        model: the user's.
+        whole: the rows, checked.
+        algorithm: how.
+        known: what is known of the globals.
+        progress: whether runs show a bar.
+        checkpoint: where runs are written to.
+    """
+
+    model: LatentModel
+    whole: Whole
+    algorithm: Algorithm
+    known: Restrictions
+    progress: bool | None = None
+    checkpoint: Checkpoint | None = None
+
+    def program(self) -> Program:
+        """A copy of the model of its own, with the weights that the first process has."""
+        program = bind_again(self.model, self.whole, self.known)
+        if self.whole.shared:
+            for module in program.modules.values():
+                module.load_state_dict(first(self.whole.backend, module.state_dict()))
+        return program
+
+    def starting_point(self, program: Program, seed: int, start: Mapping[str, Any] | Start | None) -> dict[str, Tensor]:
+        """Constrained globals to begin with, the same in every process."""
+        values = starting_point(program, self.whole.seen, seed, start)
+        return first(self.whole.backend, values) if self.whole.shared else values
+
+    def run(
+        self,
+        program: Program,
+        values: Mapping[str, Tensor],
+        seed: int,
+        state: Any = None,
+        history: Sequence[float] = (),
+    ) -> Run:
+        """A run that is still to go, from constrained globals, or from the state and history of an earlier run."""
+        problem = Problem(program, self.whole.own, values, seed, self.whole)
+        check_shared(self.algorithm, problem)
+        algorithm = within_memory(self.algorithm, problem)
+        state = self.whole.backend.together(lambda: algorithm.init(problem) if state is None else state)
+        snapshots = None if self.checkpoint is None else Snapshots(self.checkpoint, time.monotonic())
+        return Run(algorithm, program, self.whole, seed, state, list(history), snapshots)
+
+
+def best_of_starts(work: Work, seed: int, start: Mapping[str, Any] | Start | None) -> Fit:
     """Run several starts and keep the best end; one that fails is counted, and an error only if all do.
 
     The first start is that of a single run; the others draw new starting values for what ``start`` does not give.
@@ -44,25 +92,32 @@ def best_of_starts(
     however high (Day 1969; McLachlan & Peel 2000, section 3.10). Where the algorithm can screen, all starts run
     together for a short while and the best three go on to their ends; otherwise every start runs to its end.
     """
-    seeds = [seed if k == 0 else derive(seed, 10, k) for k in range(algorithm.restarts)]
-    ends = np.full(len(seeds), np.nan)
-    program = bind(model, rows, known)[1]
-    long = _LongRuns(model, rows, algorithm, progress, known, program)
-    values = _starting_points(program, rows, seeds, start, long)
+    found = tried(work, seed, start, range(work.algorithm.restarts))
+    return found.finished(seed, found.ends)
+
+
+def tried(work: Work, seed: int, start: Mapping[str, Any] | Start | None, numbers: Sequence[int]) -> LongRuns:
+    """Run the starts of these numbers."""
+    whole, algorithm = work.whole, work.algorithm
+    seeds = {k: seed if k == 0 else derive(seed, 10, k) for k in numbers}
+    program = work.program()
+    long = LongRuns(work, program)
+    ends = long.ends
+    values = _starting_points(program, seeds, start, long)
     order = list(values)
-    cut: set[int] = set()
     screened: dict[int, Screened] = {}
-    found = (
-        _screened(algorithm, Problem(program, rows, values[order[0]], seed), list(values.values())) if order else None
-    )
+    found = None
+    if order:
+        problem = Problem(program, whole.own, values[order[0]], seed, whole)
+        found = _screened(algorithm, problem, list(values.values()))
     if found is not None and not isinstance(found, OneByOne):
-        weight = float(rows.weights.sum())
         screened = dict(zip(order, found, strict=True))
         for k, short in screened.items():
-            values[k], ends[k] = short.values, short.objective / weight
+            values[k], ends[k] = short.values, short.objective / whole.weight
         order.sort(key=lambda k: (screened[k].degenerate, -np.nan_to_num(ends[k], nan=-np.inf)))
-        cut = {k for k in order if not screened[k].ended and len(screened[k].history) < algorithm.passes}
+        long.cut = {k for k in order if not screened[k].ended and len(screened[k].history) < algorithm.passes}
         long.most = LONG_RUNS
+    long.alone = found.reason if isinstance(found, OneByOne) else ""
     for k in order:
         short = screened.get(k)
         if long.best is not None and short is not None:
@@ -71,20 +126,20 @@ def best_of_starts(
             if len(short.history) >= algorithm.passes:
                 continue  # it has had all its passes, and ended lower
         ends[k] = long.end(values[k], seeds[k], short)
-        cut.discard(k)
+        long.cut.discard(k)
         if long.enough:
             break
-    return long.finished(seed, ends, len(cut), found.reason if isinstance(found, OneByOne) else "")
+    return long
 
 
 def _starting_points(
-    program: Program, rows: Rows, seeds: list[int], start: Mapping[str, Any] | Start | None, long: _LongRuns
+    program: Program, seeds: Mapping[int, int], start: Mapping[str, Any] | Start | None, long: LongRuns
 ) -> dict[int, dict[str, Tensor]]:
     """The starts that can be made, by number."""
     values = {}
-    for k, own in enumerate(seeds):
+    for k, own in seeds.items():
         try:
-            values[k] = starting_point(program, rows, own, start if k == 0 else further(program, start))
+            values[k] = long.work.starting_point(program, own, start if k == 0 else further(program, start))
         except SupportError:
             raise
         except FAILURES as error:
@@ -96,6 +151,8 @@ def _screened(
     algorithm: Algorithm, problem: Problem, starts: list[dict[str, Tensor]]
 ) -> Sequence[Screened] | OneByOne | None:
     """Short runs of all starts; one by one where one of them fails before it has begun."""
+    if problem.all.scattered:
+        return OneByOne(problem.all.scattered)
     try:
         return algorithm.screen(problem, starts)
     except SupportError:
@@ -104,28 +161,20 @@ def _screened(
         return OneByOne(f"together they could not begin ({str(error).splitlines()[0]})")
 
 
-def sound_end(
-    model: LatentModel,
-    rows: Rows,
-    algorithm: Algorithm,
-    seed: int,
-    start: Mapping[str, Any] | Start | None,
-    progress: bool | None,
-    known: Restrictions | None = None,
-) -> Fit:
+def sound_end(work: Work, seed: int, start: Mapping[str, Any] | Start | None) -> Fit:
     """One start to its end; where that is degenerate and the algorithm's rule says so, others until one is not.
 
     Raises:
         NumericalError: a degenerate end that the rule refuses, with the components and rows; ``error.fit`` has it.
     """
-    rule = getattr(algorithm, "degenerate", Keep())
+    rule = getattr(work.algorithm, "degenerate", Keep())
     for attempt in range(1 + (rule.times if isinstance(rule, Restart) else 0)):
         own = seed if attempt == 0 else derive(seed, 13, attempt)
-        program = bind(model, rows, known)[1]
-        values = starting_point(program, rows, own, start if attempt == 0 else further(program, start))
-        run = Run(algorithm, program, rows, own, algorithm.init(Problem(program, rows, values, own)))
+        program = work.program()
+        values = work.starting_point(program, own, start if attempt == 0 else further(program, start))
+        run = work.run(program, values, own)
         try:
-            ended(run, progress)
+            ended(run, work.progress)
             return run.finished(None)
         except NumericalError:
             if not isinstance(rule, Restart) or attempt == rule.times:
@@ -146,27 +195,31 @@ def ended(run: Run, progress: bool | None) -> Run:
     if isinstance(getattr(run.algorithm, "degenerate", Keep()), Keep) or run.status is Status.INTERRUPTED:
         return run
     fit = run.finished(None)
-    error = refused(fit.program, fit.point, run.rows, fit.collapsed)
+    error = refused(fit.program, fit.point, run.rows, fit.collapsed, fit.empty)
     if error is not None:
         error.fit = fit
         raise error
     return run
 
 
-class _LongRuns:
-    """Runs to their ends, one after the other; the best so far."""
+class LongRuns:
+    """Runs to their ends, one after the other; the best so far.
 
-    def __init__(
-        self,
-        model: LatentModel,
-        rows: Rows,
-        algorithm: Algorithm,
-        progress: bool | None,
-        known: Restrictions | None,
-        program: Program,
-    ) -> None:
-        self.model, self.rows, self.algorithm, self.progress = model, rows, algorithm, progress
-        self.known, self.program = known, program
+    Attributes:
+        program: of the short runs.
+        best, began: the best run, and the globals, the seed and the history that it began with.
+        reached, tolerance, sound: its end, the noise of ends, and whether it is no degenerate one.
+        ends: objective per row at the end of each start, after a screening that of its short run; NaN where it failed.
+        cut: starts that a screening cut off.
+        alone: why starts could not be screened.
+    """
+
+    def __init__(self, work: Work, program: Program) -> None:
+        self.work, self.program = work, program
+        self.ends = np.full(work.algorithm.restarts, np.nan)
+        self.cut: set[int] = set()
+        self.alone = ""
+        self.began: tuple[dict[str, Tensor], int, list[float]] = ({}, 0, [])
         self.best: Run | None = None
         self.reached, self.tolerance, self.sound = -np.inf, 0.0, False
         self.interrupted = False
@@ -176,23 +229,25 @@ class _LongRuns:
 
     def end(self, values: dict[str, Tensor], seed: int, short: Screened | None = None) -> float:
         """The objective per row at the end of a run, which goes on from a short one; nats, NaN where it fails."""
+        algorithm, state, history = self.work.algorithm, None, []
         try:
+            program = self.program
             if short is not None and short.state is not None:
-                program, state, history = self.program, short.state, list(short.history)
+                state, history = short.state, list(short.history)
             else:
-                program, history = bind(self.model, self.rows, self.known)[1], []
-                state = self.algorithm.init(Problem(program, self.rows, values, seed))
-            run = ended(Run(self.algorithm, program, self.rows, seed, state, history), self.progress)
+                program = self.work.program()
+            run = ended(self.work.run(program, values, seed, state, history), self.work.progress)
         except SupportError:
             raise
         except FAILURES as error:
             self.failure = self.failure or error
             return float("nan")
         self.done += 1
-        end, noise = self.algorithm.reached(run.history) if run.history else (-np.inf, 0.0)
-        sound = not self.algorithm.collapsed(run.state)
+        end, noise = algorithm.reached(run.history) if run.history else (-np.inf, 0.0)
+        sound = not algorithm.collapsed(run.state)
         if self.best is None or (sound, end) > (self.sound, self.reached):
             self.best, self.reached, self.tolerance, self.sound = run, end, noise, sound
+            self.began = (values, seed, history)
         self.interrupted = run.status is Status.INTERRUPTED
         return end
 
@@ -201,8 +256,8 @@ class _LongRuns:
         """Whether no further start has to run."""
         return self.interrupted or (self.most is not None and self.done >= self.most)
 
-    def finished(self, seed: int, ends: np.ndarray, unfinished: int, alone: str) -> Fit:
-        """The fit of the best run."""
+    def finished(self, seed: int, ends: np.ndarray, unfinished: int | None = None) -> Fit:
+        """The fit of the best run, with the ends of all starts."""
         if self.best is None:
             assert self.failure is not None
             raise self.failure
@@ -210,5 +265,24 @@ class _LongRuns:
         if self.interrupted:  # also where an earlier start, which had come to its end, is the best
             self.best.status = Status.INTERRUPTED
         failure = "" if self.failure is None else str(self.failure).splitlines()[0]
-        optima = Optima(tuple(ends.tolist()), self.tolerance, self.reached, unfinished, failure, alone)
+        cut = len(self.cut) if unfinished is None else unfinished
+        optima = Optima(tuple(ends.tolist()), self.tolerance, self.reached, cut, failure, self.alone)
         return self.best.finished(optima)
+
+
+def check_shared(algorithm: Algorithm, problem: Problem) -> None:
+    """Whether processes with rows of their own can run an algorithm together.
+
+    Raises:
+        SupportError: an M-step that needs the rows themselves, not sums over them.
+    """
+    if not problem.all.shared or not hasattr(algorithm, "variance_floor"):
+        return
+    plan = plan_of(problem, 0.0) if not problem.program.roles.choices else plan_summed(problem, 0.0)
+    if plan.retained:
+        raise SupportError(
+            given=f"{type(algorithm).__name__} over several processes on a model whose factors {list(plan.retained)} "
+            "have no sufficient statistics, so that the M-step needs every row",
+            needed="factors of an exponential family whose parameters do not depend on the rows",
+            remedy="fit it with lv.SVI(), or in one process",
+        )

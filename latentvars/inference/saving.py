@@ -43,6 +43,10 @@ class Savable(Protocol):
     @property
     def row_log_likelihood(self) -> Tensor: ...
     @property
+    def scores(self) -> Tensor | None: ...
+    @property
+    def extent(self) -> object | None: ...
+    @property
     def seed(self) -> int: ...
     @property
     def seconds(self) -> float: ...
@@ -73,7 +77,20 @@ def text(value: Any) -> str:
 
 def save(fit: Savable, path: Path, *, overwrite: bool, data: bool, tree: bool | xr.DataTree) -> Path:
     """Write a fit whole or not at all; see :meth:`latentvars.Fit.save`."""
-    tensors = {"row_log_likelihood": fit.row_log_likelihood, "history": torch.from_numpy(fit.history.copy())}
+    if fit.extent is not None:  # each process has rows of its own
+        return _write(fit, path, overwrite, False, None, tree)
+    return _write(fit, path, overwrite, data and not fit.rows.streamed, fit.rows.digest(), tree)
+
+
+def save_snapshot(fit: Savable, path: Path, digest: str | None) -> Path:
+    """Write a fit without its rows, in the place of an earlier one; without a digest any rows are taken for its own."""
+    return _write(fit, path, True, False, digest, False)
+
+
+def _write(fit: Savable, path: Path, overwrite: bool, data: bool, digest: str | None, tree: bool | xr.DataTree) -> Path:
+    tensors = {"history": torch.from_numpy(fit.history.copy())}
+    if fit.scores is not None and fit.extent is None:
+        tensors["row_log_likelihood"] = fit.scores
     body = {
         **provenance(),
         "model": _description(fit.program.model, "model", tensors),
@@ -87,7 +104,7 @@ def save(fit: Savable, path: Path, *, overwrite: bool, data: bool, tree: bool | 
         "dtype": str(fit.program.dtype).removeprefix("torch."),
         "schema": encode(dataclasses.asdict(fit.rows.schema), tensors, "schema"),
         "rows": len(fit.rows),
-        "data_digest": fit.rows.digest(),
+        "data_digest": digest,
         "data": encode_rows(fit.rows, tensors) if data else None,
     }
     if tree is True:

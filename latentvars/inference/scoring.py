@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -10,24 +10,41 @@ from torch import Tensor
 from latentvars.errors import NumericalError
 from latentvars.program import Program
 from latentvars.randomness import derive
-from latentvars.rows import Rows
-
-READ_ROWS = 4_096
+from latentvars.rows import Batch, Rows
 
 
 def row_scores(program: Program, values: Mapping[str, Tensor], rows: Rows, seed: int) -> Tensor:
     """The score of every row, in batches, ``[N]``, nats."""
-    parts = []
+    scores = torch.cat([scores for _, scores in _parts(program, values, rows, seed)])
+    _check(scores, torch.arange(len(scores)))
+    return scores
+
+
+def total_score(
+    program: Program, values: Mapping[str, Tensor], rows: Rows, seed: int, scores: Tensor | None = None
+) -> float:
+    """Σ wₙ rows[n], nats; of rows in files batch by batch."""
+    if scores is None and not rows.streamed:
+        scores = row_scores(program, values, rows, seed)
+    if scores is not None:
+        return float((rows.weights.to(program.dtype) * scores).sum())
+    total = 0.0
+    for batch, found in _parts(program, values, rows, seed):
+        _check(found, batch.index)
+        total += float((batch.weights * found).sum())
+    return total
+
+
+def _parts(program: Program, values: Mapping[str, Tensor], rows: Rows, seed: int) -> Iterator[tuple[Batch, Tensor]]:
     with torch.no_grad():
-        size = READ_ROWS if rows.lengths is None else None
-        for position, batch in enumerate(rows.batches(size, shuffle=False, dtype=program.dtype)):
-            parts.append(program.score(values, batch, derive(seed, 7, position)).rows)
-    scores = torch.cat(parts)
+        for position, batch in enumerate(rows.batches(rows.block, shuffle=False, dtype=program.dtype)):
+            yield batch, program.score(values, batch, derive(seed, 7, position)).rows
+
+
+def _check(scores: Tensor, index: Tensor) -> None:
     if not bool(scores.isfinite().all()):
-        bad = (~scores.isfinite()).nonzero().flatten()[:5].tolist()
         raise NumericalError(
-            given=f"a non-finite log-likelihood on rows {bad}",
+            given=f"a non-finite log-likelihood on rows {index[~scores.isfinite()][:5].tolist()}",
             needed="finite values at every row",
             remedy="check these rows against the support of the model",
         )
-    return scores

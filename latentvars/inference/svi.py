@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,7 +21,7 @@ from latentvars.inference.svi_screening import ShortRuns, screen
 from latentvars.inference.svi_step import Step
 from latentvars.program import Bound, GlobalSpace, Program, model_parameters
 from latentvars.randomness import derive
-from latentvars.rows import Batch, Rows
+from latentvars.rows import Batch
 
 FULL_BATCH_ROWS = 1_024
 BATCH_ROWS = 256
@@ -90,6 +90,8 @@ class SVI:
         guide: q(globals): ``MeanField()``, ``FullRank()``, ``LowRank(rank)``, ``Delta()`` or ``Custom(guide)``.
         batch_size: rows per batch; None: all rows up to 1,024, else 256.
         batches_per_step: batches accumulated for one update.
+        memory: bytes that the work on a batch may take: a step is made of several batches where its rows take more, by
+            a measurement before the first pass. None: no limit, and 256 MB for rows that stay in files.
         particles: draws per row and update.
         importance: the importance-weighted bound of ``particles`` draws (IWAE) instead of the ELBO.
         kl_weight: multiplies KL(q ‖ p) of the continuous locals (β-VAE).
@@ -114,6 +116,7 @@ class SVI:
     stop: StopRule = field(default_factory=Plateau)
     restarts: int = 1
     capture: Capture | None = field(default_factory=Capture)
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -126,6 +129,8 @@ class SVI:
             check_at_least(name, getattr(self, name), least)
         if self.batch_size is not None:
             check_at_least("batch_size", self.batch_size, 1)
+        if self.memory is not None:
+            check_at_least("memory", self.memory, 1)
         check_optimizer(self.optimizer)
         if self.importance and self.particles < 2:
             raise SettingError("importance=True with one particle", "several draws", "write SVI(particles=10)")
@@ -133,12 +138,17 @@ class SVI:
         if self.kl_weight < 0:
             raise SettingError(f"kl_weight={self.kl_weight}", "a weight of at least 0", "write SVI(kl_weight=1.0)")
 
-    def rows_per_batch(self, rows: Rows) -> int | None:
+    def in_batches(self, most: int, wanted: int) -> SVI:
+        """The same with at most ``most`` rows at a time in the place of ``wanted``."""
+        parts = math.ceil(wanted / most)
+        return replace(self, batch_size=math.ceil(wanted / parts), batches_per_step=self.batches_per_step * parts)
+
+    def rows_per_batch(self, rows: Sized) -> int | None:
         if self.batch_size is not None:
             return self.batch_size
         return None if len(rows) <= FULL_BATCH_ROWS else BATCH_ROWS
 
-    def batches_per_update(self, rows: Rows) -> int:
+    def batches_per_update(self, rows: Sized) -> int:
         return self.batches_per_step
 
     def shuffles(self) -> bool:
@@ -187,9 +197,9 @@ class SVI:
             )
         optimizer = built(self.optimizer, trained)
         schedule = self.schedule(optimizer) if self.schedule else None
-        size = self.rows_per_batch(problem.rows) or len(problem.rows)
-        updates = math.ceil(math.ceil(len(problem.rows) / size) / self.batches_per_step)
-        return SVIState(program, guide, trained, optimizer, schedule, problem.seed, len(problem.rows), updates)
+        size = self.rows_per_batch(range(problem.size)) or problem.size
+        updates = math.ceil(math.ceil(problem.size / size) / self.batches_per_step)
+        return SVIState(program, guide, trained, optimizer, schedule, problem.seed, problem.size, updates)
 
     def contribution(self, state: SVIState, batch: Batch, position: int) -> Gradient:
         """Objective and gradient of one batch; batches of one update share their draw of the globals."""

@@ -13,7 +13,6 @@ from latentvars.program import Program
 from latentvars.randomness import derive, seeded
 from latentvars.rows import ROWS_PLATE, Batch, Rows
 
-READ_ROWS = 4_096
 DRAWN_AT_ONCE = 1_000_000  # numbers
 
 
@@ -134,7 +133,7 @@ def predictions(
 
 def batches(program: Program, rows: Rows) -> list[Batch]:
     """All rows in order, a few thousand at a time; sequences in one batch, so that they are padded alike."""
-    size = READ_ROWS if rows.lengths is None else None
+    size = rows.block
     return list(rows.batches(size, shuffle=False, dtype=program.dtype))
 
 

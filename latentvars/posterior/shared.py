@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,6 @@ from latentvars.rows import Rows
 
 if TYPE_CHECKING:
     import pandas
-
-READ_ROWS = 4_096
 
 
 @dataclass(frozen=True)
@@ -71,23 +69,29 @@ class SharedPosterior:
         return frame.sort_values("probability", ascending=False, ignore_index=True)
 
 
-def shared_posterior(program: Program, point: Mapping[str, Tensor], rows: Rows) -> SharedPosterior:
+def shared_posterior(
+    program: Program, point: Mapping[str, Tensor], rows: Rows, add: Callable[[Tensor], Tensor] | None = None
+) -> SharedPosterior:
     """Score every joint value of the discrete globals; those under which the data are impossible have probability 0.
+
+    Args:
+        program, point, rows: the model, its globals and the data.
+        add: the sum of what several processes, each with some of the rows, have.
 
     Raises:
         NumericalError: no joint value has a finite score.
     """
     prior, likelihood = [], []
-    size = READ_ROWS if rows.lengths is None else None
     with torch.no_grad():
         for chosen in program.roles.choices:
             given, total = program.given(chosen), torch.zeros((), dtype=program.dtype)
-            for batch in rows.batches(size, shuffle=False, dtype=program.dtype):
+            for batch in rows.batches(rows.block, shuffle=False, dtype=program.dtype):
                 used = batch.weights > 0
                 total = total + (given.score(point, batch).rows[used] * batch.weights[used]).sum()
             prior.append(given.prior(point))
             likelihood.append(total)
-    found = SharedPosterior(program.roles.choices, torch.stack(prior), torch.stack(likelihood))
+    evidence = torch.stack(likelihood) if add is None else add(torch.stack(likelihood))
+    found = SharedPosterior(program.roles.choices, torch.stack(prior), evidence)
     if not bool(found.probs.isfinite().all()):
         raise NumericalError(
             given=f"a non-finite log-likelihood under every value of the discrete globals {list(found.choices.names)}",

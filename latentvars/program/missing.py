@@ -40,7 +40,7 @@ def without_missing(batch: Batch, rows: Rows) -> Batch:
 def _typical(rows: Rows, name: str) -> Tensor:
     """The first complete observation; where there is none the first observed value of each feature, or else 1, which
     hardly any support excludes."""
-    value = rows.columns[name]
+    value = rows.seen.columns[name]
     observed = ~value.isnan()
     complete = observed.reshape(len(value), -1).all(1)
     if bool(complete.any()):

@@ -27,8 +27,6 @@ from latentvars.program.scope import surroundings
 from latentvars.randomness import seeded
 from latentvars.rows import Batch, Rows
 
-CHECKED_ROWS = 4_096
-
 
 @dataclass(frozen=True)
 class Bound:
@@ -84,8 +82,14 @@ class Program:
     chosen: Mapping[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
-    def of(model: LatentModel, rows: Rows, dtype: torch.dtype | None = None) -> Program:
+    def of(model: LatentModel, rows: Rows, dtype: torch.dtype | None = None, first: Rows | None = None) -> Program:
         """Find the roles of the sites of ``model``.
+
+        Args:
+            model: the user's object.
+            rows: the data.
+            dtype: precision; None: by the rule.
+            first: the first rows of all processes, of whose data ``rows``, checked already, are a share.
 
         Raises:
             ModelError: the model breaks the contract (local outside the plate, no guide, wrong guide, ...).
@@ -93,10 +97,11 @@ class Program:
             DataError: observed values outside their support (a model with a ``prepare`` of its own has checked them).
         """
         dtype = dtype or network_dtype(model) or torch.float64
-        two, three = sketch_batch(rows, 2, 3, dtype), sketch_batch(rows, 3, 2, dtype)
+        sketched = rows if first is None else first
+        two, three = sketch_batch(sketched, 2, 3, dtype), sketch_batch(sketched, 3, 2, dtype)
         roles = find_roles(model, two, three, dtype)
-        if not hasattr(model, "prepare"):
-            for batch in rows.batches(CHECKED_ROWS if rows.lengths is None else None, shuffle=False, dtype=dtype):
+        if first is None and not hasattr(model, "prepare"):
+            for batch in rows.batches(rows.block, shuffle=False, dtype=dtype):
                 check_observed(model, without_missing(batch, rows), dtype)
         return Program(model, roles, dtype, (two, three))
 

@@ -34,6 +34,7 @@ from latentvars.rows.schema import Schema
 from latentvars.rows.shuffling import buffers
 
 DIGESTED = 2**20  # numbers hashed at a time
+READ_ROWS, READ_STEPS = 4_096, 2**16
 
 
 @final
@@ -154,6 +155,13 @@ class Rows:
     def seen(self) -> Rows:
         """Rows in memory that stand for these: themselves, or a sample where they stay in files."""
         return self.overview.sample if self.streamed else self
+
+    @property
+    def block(self) -> int | None:
+        """Rows that are read off together: 4,096, or all sequences (None) where they are in memory."""
+        if self.lengths is None:
+            return READ_ROWS
+        return max(1, READ_STEPS // int(self.lengths.max())) if self.streamed else None
 
     def in_memory(self) -> Rows:
         """The same rows, read into memory; themselves where they are there."""
