@@ -46,7 +46,7 @@ def read(processes: list[subprocess.Popen], folder: Path) -> Told:
     """What each process has told; {} of one that was killed."""
     for process in processes:
         try:
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=250)
         except subprocess.TimeoutExpired:
             for one in processes:
                 one.kill()
