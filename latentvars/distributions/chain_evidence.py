@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pyro.distributions import is_validation_enabled
 from torch import Tensor
@@ -29,7 +31,11 @@ def log_evidence(
         by_step: whether each step has a transition of its own.
     """
     transition = transition if by_step else transition.unsqueeze(-3)
-    return chain_operators.evidence(initial, transition, log_emission, lengths)
+    given = (initial, transition, log_emission)
+    if by_step or not chain_operators.needs_derivatives(*given):
+        return chain_operators.evidence(*given, lengths)
+    one = log_emission.new_ones(()).expand(log_emission.shape[:-2])
+    return chain_operators.posterior(*given, lengths, one)[0]  # slopes along with it cost less than once more later
 
 
 def stationary(transition: Tensor) -> Tensor:
@@ -63,3 +69,51 @@ def _check_unique(system: Tensor) -> None:
             needed="a chain in which some state is reached from every state",
             remedy="start from a transition matrix without blocks of zeros, or use a free initial law",
         )
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _slopes(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    initial, transition, log_emission, lengths = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        return *_slopes_in_torch(initial, transition, log_emission, lengths, grad), None
+    return *chain_operators.gradient(initial, transition, log_emission, lengths, grad), None
+
+
+def _keep_posterior(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:4], *output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _slopes_kept(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Of the total, whose weights are one."""
+    initial, transition, log_emission, lengths, marginals, by_initial, by_transition = ctx.saved_tensors
+    if any(other is not None for other in others):
+        raise RuntimeError("only log p(x) of chain_posterior has derivatives")
+    if grad is None:
+        return None, None, None, None, None
+    if torch.is_grad_enabled():
+        return *_slopes_in_torch(initial, transition, log_emission, lengths, grad), None, None
+    return (
+        (grad[..., None] * by_initial).sum_to_size(initial.shape),
+        (grad[..., None, None, None] * by_transition).sum_to_size(transition.shape),
+        grad[..., None, None] * marginals,
+        None,
+        None,
+    )
+
+
+def _slopes_in_torch(
+    initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As a function of the inputs, which results that were kept are not: for a second derivative."""
+    _, marginals, by_initial, by_transition = chain_operators.posterior_in_torch(
+        initial, transition, log_emission, lengths, grad
+    )
+    return by_initial.sum_to_size(initial.shape), by_transition.sum_to_size(transition.shape), marginals
+
+
+chain_operators.evidence.register_autograd(_slopes, setup_context=_keep)
+chain_operators.posterior.register_autograd(_slopes_kept, setup_context=_keep_posterior)

@@ -1,5 +1,5 @@
-"""The kernels of chains as operators of torch: with shapes for capture, a rule for vmap, and derivatives of the
-evidence.
+"""The kernels of chains as operators of torch, with shapes for capture and a rule for vmap; the derivatives of the
+evidence are in :mod:`latentvars.distributions.chain_evidence`.
 
 Shapes as in :mod:`latentvars.distributions.chain`; probabilities, not their logs, go in, and ``lengths [...]`` instead
 of a mask. On a CPU the work is done by compiled code, elsewhere by a scan in torch.
@@ -246,7 +246,7 @@ def filtered_by_scan(
     return filtered_in_torch(initial, transition, log_emission, lengths), chain
 
 
-def _posterior_in_torch(
+def posterior_in_torch(
     initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """:func:`posterior` as a differentiable function of everything."""
@@ -368,22 +368,3 @@ def _(info: Any, in_dims: tuple[int | None, ...], *given: Tensor | None) -> tupl
         if value is not None
     ]
     return tuple(one.reshape(info.batch_size, *shape) for one, shape in zip(found, shapes, strict=True)), (0, 0, 0)
-
-
-# --- derivatives -----------------------------------------------------------------------------------------------------
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _slopes(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    initial, transition, log_emission, lengths = ctx.saved_tensors
-    if not torch.is_grad_enabled():
-        return (*gradient(initial, transition, log_emission, lengths, grad), None)
-    # a second derivative needs the posterior as a function of the inputs, which the saved result is not
-    _, marginals, by_initial, by_transition = _posterior_in_torch(initial, transition, log_emission, lengths, grad)
-    return by_initial.sum_to_size(initial.shape), by_transition.sum_to_size(transition.shape), marginals, None
-
-
-evidence.register_autograd(_slopes, setup_context=_keep)

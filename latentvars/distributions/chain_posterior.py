@@ -102,11 +102,11 @@ class ChainPosterior(TorchDistribution):
     @property
     def mode(self) -> Tensor:
         """The most probable path, ``[..., T]`` int64, −1 past the length."""
-        return self.viterbi()[0]
+        return chain_operators.path(self.initial, self.transition, self.log_emission, self.lengths)
 
     def viterbi(self) -> tuple[Tensor, Tensor]:
         """The most probable path ``[..., T]`` and its *joint* log-probability log p(x, path), nats, ``[...]``."""
-        path = chain_operators.path(self.initial, self.transition, self.log_emission, self.lengths)
+        path = self.mode
         return path, self._joint(path)
 
     def _joint(self, path: Tensor) -> Tensor:
