@@ -1,30 +1,26 @@
 """EM whose continuous locals are drawn by the model's guide: steps of the guide, draws for the E-step, the M-step.
 
-What :class:`latentvars.VariationalEM` and :class:`latentvars.MonteCarloEM` have in common. They differ in how draws are
-weighed, and in the bound that the guide is trained on.
+The states and steps of :class:`latentvars.inference.guided_em.GuidedEM`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from latentvars.errors import SettingError, SupportError
+from latentvars.errors import SupportError
 from latentvars.inference.algorithm import Problem
 from latentvars.inference.em import check_finite, plan_of
 from latentvars.inference.flattening import HERE
 from latentvars.inference.guide_steps import GuideSteps, evaluating, guide_gradient
 from latentvars.inference.m_step import Effort, Expected, maximise
 from latentvars.inference.m_step_plan import Plan
-from latentvars.inference.settings import check_at_least, check_share
-from latentvars.inference.stopping import Status, StopRule
-from latentvars.inference.svi import BATCH_ROWS, FULL_BATCH_ROWS, Gradient, ascend, built, check_gradients
-from latentvars.inference.weighed_draws import Draws, Weigh, expected_by_draws
+from latentvars.inference.svi import Gradient, ascend, built, check_gradients
+from latentvars.inference.weighed_draws import Weigh, expected_by_draws
 from latentvars.program import Bound, Program, model_parameters
 from latentvars.randomness import derive
 from latentvars.rows import Batch
@@ -99,50 +95,6 @@ class Share:
             None if self.expected is None or other.expected is None else self.expected + other.expected,
             None if self.effective is None or other.effective is None else torch.cat([self.effective, other.effective]),
         )
-
-
-class Settings(Protocol):
-    """The settings that algorithms with a guide share."""
-
-    @property
-    def passes(self) -> int: ...
-
-    @property
-    def restarts(self) -> int: ...
-
-    @property
-    def batch_size(self) -> int | None: ...
-
-    @property
-    def variance_floor(self) -> float: ...
-
-    @property
-    def growing(self) -> Draws: ...
-
-    @property
-    def stop(self) -> StopRule: ...
-
-    @property
-    def drift(self) -> float | None: ...
-
-
-def check_guided(settings: Settings) -> None:
-    """Raise a SettingError where one of them is out of its range."""
-    check_at_least("passes", settings.passes, 0)
-    check_at_least("restarts", settings.restarts, 1)
-    if settings.batch_size is not None:
-        check_at_least("batch_size", settings.batch_size, 1)
-    check_share("variance_floor", settings.variance_floor)
-    settings.growing.after(0)
-    if settings.drift is not None and not settings.drift > 0:
-        raise SettingError(f"drift={settings.drift}", "a number above 0", "write drift=1.0, or None not to wait")
-
-
-def guided_batch(batch_size: int | None, rows: Sized) -> int | None:
-    """Rows per batch; None: all."""
-    if batch_size is not None:
-        return batch_size
-    return None if len(rows) <= FULL_BATCH_ROWS else BATCH_ROWS
 
 
 def start(problem: Problem, steps: GuideSteps, floor: float, name: str) -> GuidedState:
@@ -229,15 +181,6 @@ def advance(state: GuidedState, total: Share, steps: GuideSteps) -> GuidedState:
         trail=(*state.trail, state.program.space.unconstrain(values).detach())[-2 * WINDOW :],
         waiting=state.period - 1,
     )
-
-
-def ended(state: GuidedState, history: Sequence[float], seconds: float, settings: Settings) -> Status | None:
-    """Whether the rule says so after a pass with an M-step, and no global drifts where it says converged."""
-    if not state.rested:
-        return None
-    status = settings.stop(of_e_steps(history, state.period), seconds)
-    still = settings.drift is None or drift(state) <= settings.drift
-    return None if status is not None and status.converged and not still else status
 
 
 def drift(state: GuidedState) -> float:
