@@ -201,8 +201,8 @@ def _(
     filtered, way = filtered_by_scan(initial, transition, log_emission, lengths)
     valid = chain.step_mask(lengths, log_emission.shape[-2])
     smoothed = way.backward(filtered, log_probs(transition), log_emission, valid)
-    total, *found = _weighted(filtered, smoothed, initial, transition, valid, weights)
-    return total.clone(), *found
+    total, marginals, by_initial, by_transition = _weighted(filtered, smoothed, initial, transition, valid, weights)
+    return total.clone(), marginals, by_initial, by_transition
 
 
 @gradient.register_kernel("cuda")

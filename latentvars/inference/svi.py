@@ -301,7 +301,8 @@ def ascend(
     given = [
         (p, gradient) for p, gradient in zip(parameters.values(), total.gradients, strict=True) if gradient is not None
     ]
-    descents = torch._foreach_div(torch._foreach_neg([gradient for _, gradient in given]), float(total.rows))
+    negative = torch._foreach_neg([gradient for _, gradient in given])  # pyright: ignore[reportPrivateImportUsage]
+    descents = torch._foreach_div(negative, float(total.rows))  # pyright: ignore[reportPrivateImportUsage]
     along = dict(zip((parameter for parameter, _ in given), descents, strict=True))
     if clip is None and schedule is None and stepped(optimizer, along):
         return
