@@ -1,10 +1,9 @@
 // The work of whole tables of chains: in lanes where that is exact, one after another where not, in log space where even
 // that is not. Built once for each instruction set.
-#include <exception>
-
 #include "log_space.h"
 #include "normal.h"
 #include "scaled.h"
+#include "threads.h"
 #include "viterbi.h"
 
 namespace LATENTVARS_ISA {
@@ -14,22 +13,6 @@ typedef std::vector<std::int64_t> Numbers;
 constexpr double AGREE = 1e-13;         // relative, of messages where two chunks meet
 constexpr std::size_t FEW = 8;          // chains with one of several matrices that are not worth a group of lanes
 constexpr std::size_t SHARES = 16;      // in which chains with one matrix add up
-
-// Does the work of items 0 .. count-1 on threads; what an item gives must not depend on who does it.
-template <class Work>
-void each(std::int64_t count, int threads, Work work) {
-    std::exception_ptr failure;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && count > 1)
-    for (std::int64_t item = 0; item < count; ++item) {
-        try {
-            work(item);
-        } catch (...) {
-#pragma omp critical
-            failure = std::current_exception();
-        }
-    }
-    if (failure) std::rethrow_exception(failure);
-}
 
 // The states that a chain can be in at each step, [steps][K]; the last row stands for all later steps.
 std::vector<char> reach_of(const Chains& c, const Numbers& rows, const double* matrix, bool positive) {

@@ -2,17 +2,16 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
-#include <stdexcept>
-#include <string>
-
+#include "mixture_module.h"
+#include "shapes.h"
 #include "tables.h"
 
-namespace nb = nanobind;
 using namespace nb::literals;
 
 #define LATENTVARS_DECLARE(isa)                 \
     namespace isa {                             \
     extern const latentvars::Kernels kernels; \
+    extern const latentvars::MixtureKernels mixture_kernels; \
     }
 LATENTVARS_DECLARE(baseline)
 #ifdef LATENTVARS_X86
@@ -29,6 +28,7 @@ using latentvars::Posterior;
 
 struct Build {
     const Kernels* kernels;
+    const latentvars::MixtureKernels* mixtures;
     const char* name;
 };
 
@@ -37,32 +37,15 @@ Build best() {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512bw"))
-        return {&x86_64_v4::kernels, "x86-64-v4"};
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {&x86_64_v3::kernels, "x86-64-v3"};
+        return {&x86_64_v4::kernels, &x86_64_v4::mixture_kernels, "x86-64-v4"};
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {&x86_64_v3::kernels, &x86_64_v3::mixture_kernels, "x86-64-v3"};
 #endif
-    return {&baseline::kernels, "baseline"};
+    return {&baseline::kernels, &baseline::mixture_kernels, "baseline"};
 }
 
 const Build build = best();
 
-template <class T>
-using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
-template <class T>
-using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
-
-template <class Array>
-void needs(const Array& array, const char* name, std::initializer_list<std::size_t> shape) {
-    bool fits = array.ndim() == shape.size();
-    std::string given, wanted;
-    std::size_t axis = 0;
-    for (const std::size_t size : shape) {
-        fits = fits && array.shape(axis) == size;
-        wanted += (axis++ ? ", " : "") + std::to_string(size);
-    }
-    for (std::size_t k = 0; k < array.ndim(); ++k) given += (k ? ", " : "") + std::to_string(array.shape(k));
-    if (!fits) throw std::invalid_argument(std::string(name) + " is [" + given + "], needed: [" + wanted + "]");
-}
 
 // Chains whose arrays stay alive as long as they do.
 struct Given {
@@ -123,6 +106,7 @@ Normals normals(const In<double>& points, const In<double>& loc, const In<double
 
 NB_MODULE(_core, m) {
     m.attr("instructions") = build.name;
+    bind_mixtures(m, build.mixtures);
 
     nb::class_<Given>(m, "Chains", "Chains in a table of steps")
         .def(nb::init<In<double>, In<std::int64_t>, In<double>, In<std::int64_t>, Table, In<std::int64_t>,

@@ -120,7 +120,7 @@ class MultivariateNormalFamily(Family):
         squares = step.pull(_scatter(step.arguments["loc"] - reference.centre, step.statistics))
         covariance = squares / total[:, None, None]
         if reference.least_variance is not None:
-            covariance = _at_least(covariance, reference.least_variance)
+            covariance = raised(covariance, reference.least_variance)
         identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
         empty = (total <= 0)[:, None, None]
         covariance = torch.where(empty, identity, covariance)
@@ -179,15 +179,15 @@ def _scatter(loc: Tensor, statistics: Statistics) -> Tensor:
     return statistics["second"] - cross - cross.mT + square * statistics["weight"][..., None, None]
 
 
-def _at_least(covariance: Tensor, least_variance: Tensor) -> Tensor:
-    """The maximum under the bound Σ ≥ diag(least variance): eigenvalues raised to one where the bound is the unit."""
+def raised(covariance: Tensor, least_variance: Tensor) -> Tensor:
+    """Covariances under the bound Σ ≥ diag(least variance): eigenvalues raised to one where the bound is the unit."""
     scale = least_variance.sqrt()
     whitened = covariance / (scale[:, None] * scale)
     whitened = torch.where(whitened.isfinite(), whitened, torch.zeros_like(whitened))
     values, vectors = torch.linalg.eigh(whitened)
-    raised = (vectors * values.clamp(min=1).unsqueeze(-2)) @ vectors.mT * (scale[:, None] * scale)
+    lifted = (vectors * values.clamp(min=1).unsqueeze(-2)) @ vectors.mT * (scale[:, None] * scale)
     low = (values[..., 0] < 1)[..., None, None]
-    return torch.where(low, 0.5 * (raised + raised.mT), covariance)
+    return torch.where(low, 0.5 * (lifted + lifted.mT), covariance)
 
 
 def _aligned(centre: Tensor, weight: Tensor) -> Tensor:

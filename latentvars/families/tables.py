@@ -17,6 +17,7 @@ from torch import Size, Tensor
 from latentvars.families.base import Arguments, Family, Reference, Statistics
 from latentvars.families.discrete import BernoulliFamily, CategoricalFamily, RateFamily
 from latentvars.families.normal import LOG_TWO_PI, MultivariateNormalFamily, NormalFamily, covariance_of
+from latentvars.kernels.mixtures import Form
 
 WIDEST = 1e3  # range over the smallest standard deviation
 MOST_CATEGORIES = 64
@@ -28,13 +29,20 @@ class Table(ABC):
     Attributes:
         own: number of features whose coefficients differ between components; None: all. The others stand behind them.
             They drop out of the posterior of the component, and their sums are constants of the data.
+        form: by which the compiled core knows the own features.
     """
 
     own: int | None = None
+    form: Form = Form.TABLE
 
     @abstractmethod
     def features(self, value: Tensor, reference: Reference) -> Tensor:
         """t(x) of observations ``[M, *E]``, without shared features: ``[F, M]``, the first of them 1."""
+
+    def firsts(self, value: Tensor, reference: Reference) -> Tensor:
+        """The features of first order: 1 and x − c, ``[1 + D, M]``."""
+        shifted = (value - reference.centre.reshape(value.shape[1:])).reshape(len(value), -1).mT
+        return torch.cat([torch.ones_like(shifted[:1]), shifted])
 
     def shared(self, value: Tensor, reference: Reference) -> Tensor | None:
         """The features behind the own ones; None where there are none."""
@@ -64,6 +72,7 @@ class NormalTable(Table):
     def __init__(self, size: int, shares_scale: bool) -> None:
         self.size = size
         self.own = 1 + size if shares_scale else None
+        self.form = Form.LINEAR if shares_scale else Form.DIAGONAL
 
     def features(self, value: Tensor, reference: Reference) -> Tensor:
         shifted = self._shifted(value, reference)
@@ -96,6 +105,8 @@ class NormalTable(Table):
 class SphericalTable(Table):
     """Features 1, x − c, |x − c|²: each component has one scale for all D numbers."""
 
+    form = Form.SPHERICAL
+
     def __init__(self, size: int) -> None:
         self.size = size
 
@@ -126,6 +137,7 @@ class MultivariateNormalTable(Table):
     def __init__(self, size: int, shares_covariance: bool) -> None:
         self.size = size
         self.own = 1 + size if shares_covariance else None
+        self.form = Form.LINEAR if shares_covariance else Form.FULL
         self.places = tuple(torch.triu_indices(size, size))
 
     def features(self, value: Tensor, reference: Reference) -> Tensor:
@@ -233,6 +245,11 @@ class CategoricalTable(Table):
 
     def statistics(self, sums: Tensor, target: Size) -> Statistics:
         return {"counts": sums[:, 1:]}
+
+
+def is_normal(table: Table) -> bool:
+    """Whether a table is one of normals."""
+    return isinstance(table, NormalTable | SphericalTable | MultivariateNormalTable)
 
 
 def table_of(family: Family, arguments: Arguments, fn: Any, value: Tensor, target: Size) -> Table | None:

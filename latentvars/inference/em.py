@@ -13,6 +13,7 @@ from latentvars.errors import NumericalError, SupportError
 from latentvars.inference.acceleration import Trial
 from latentvars.inference.algorithm import OneByOne, Problem, Screened
 from latentvars.inference.degenerate import Degenerate, Keep
+from latentvars.inference.lifted import Lifted
 from latentvars.inference.m_step import Expected, collapsed, expected, lowering, maximise
 from latentvars.inference.m_step_plan import Plan, make_plan
 from latentvars.inference.posteriors import PointMass
@@ -20,7 +21,7 @@ from latentvars.inference.screening import cannot_screen, screen, short_runs, ta
 from latentvars.inference.settings import check_at_least, check_share
 from latentvars.inference.stopping import Status, StopRule, Tolerance
 from latentvars.inference.summed import SummedExpected, SummedPlan, make_summed_plan
-from latentvars.inference.tabulated import ImpreciseError, Tabulated
+from latentvars.inference.tabulated import Tabulated
 from latentvars.program import Program, model_parameters
 from latentvars.rows import Batch
 
@@ -64,6 +65,7 @@ class EMState:
         last: the globals before the last update and its expected statistics, to tell who lowered the objective.
         trial: progress of the acceleration; None where there is none.
         table: the E-step by products; None where it goes the general way.
+        closed: the M-step that goes with it; None where it is the general one.
     """
 
     program: Program
@@ -75,6 +77,7 @@ class EMState:
     last: tuple[Mapping[str, Tensor], Any] | None = None
     trial: Trial | None = None
     table: Tabulated | None = None
+    closed: Lifted | None = None
 
     @property
     def judged(self) -> Mapping[str, Tensor]:
@@ -181,7 +184,8 @@ class EM:
         table = None
         if isinstance(plan, Plan):
             table = Tabulated.of(problem.program, plan, problem.rows)
-        return EMState(problem.program, plan, dict(problem.start), trial=trial, table=table)
+        closed = None if table is None else table.lifted(1)
+        return EMState(problem.program, plan, dict(problem.start), trial=trial, table=table, closed=closed)
 
     def contribution(self, state: EMState, batch: Batch, position: int) -> Expected | SummedExpected:
         """Expected sufficient statistics of a batch; the log prior is the share of the first batch."""
@@ -208,7 +212,7 @@ class EM:
         slack = DECREASE * max(1.0, abs(state.objective))
         if total.objective < state.objective - slack:
             raise _decrease(state, total)
-        values = state.steps.maximise(state.values, total)
+        values = _maximised(state, total)
         check_finite(values)
         change = largest_change(state.values, values)
         if trial is not None:
@@ -234,18 +238,21 @@ class EM:
         return PointMass(dict(state.judged))
 
 
+def _maximised(state: EMState, total: Expected | SummedExpected) -> dict[str, Tensor]:
+    if state.closed is not None and isinstance(total, Expected):
+        return state.closed.one(state.values, total)
+    return state.steps.maximise(state.values, total)
+
+
 def by_table(
     problem: Problem, state: EMState, starts: Sequence[Mapping[str, Tensor]], passes: int
 ) -> list[Screened] | None:
-    """Short runs of all starts by products; None where there are none, or they would lose digits."""
+    """Short runs of all starts by products; None where there are none."""
     step = None if state.table is None else tabulated_step(problem, state.table, len(starts))
     if step is None:
         return None
     assert isinstance(state.plan, Plan)
-    try:
-        return short_runs(step, state.plan, starts, passes, SHORT_TOLERANCE, float(problem.rows.weights.sum()))
-    except ImpreciseError:
-        return None
+    return short_runs(step, state.plan, starts, passes, SHORT_TOLERANCE, float(problem.rows.weights.sum()))
 
 
 def plan_m_step(problem: Problem, floor: float) -> Plan:

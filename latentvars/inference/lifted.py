@@ -12,8 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Size, Tensor
 
-from latentvars.families import Arguments, MStep, Selection, Statistics
+from latentvars.families import Arguments, MStep, Reference, Selection, Statistics
+from latentvars.families.tables import Table
+from latentvars.inference.m_step import Expected
 from latentvars.inference.m_step_plan import Leaf, Plan, Rule
+from latentvars.inference.normal_rules import NormalRules
 from latentvars.program import Program
 
 
@@ -25,21 +28,34 @@ class Lifted:
         plan: that of one start: closed forms of globals that are neither fixed nor tied.
         leaves: name → the leaf of all starts.
         starts: S.
+        normal: means and spreads of normals that the compiled core maximises; None where there are none.
     """
 
     plan: Plan
     leaves: Mapping[str, Leaf]
     starts: int
+    normal: NormalRules | None = None
 
     @staticmethod
-    def of(program: Program, plan: Plan, starts: int) -> Lifted | None:
-        """The M-step of several starts, None where a plan has more than closed forms."""
+    def of(program: Program, plan: Plan, starts: int, leaf: Leaf, table: Table) -> Lifted | None:
+        """The M-step of several starts of a model whose components have a table, None where a plan has more than closed
+        forms."""
         plain = all(rule.closed and not rule.hierarchical for rule in plan.rules)
         known = any(site.restriction is not None for site in program.space.sites)
         computed = any(source is None for leaf in plan.leaves for source in leaf.sources.values())
         if not plain or known or computed or plan.retained:
             return None
-        return Lifted(plan, {leaf.name: _lifted(leaf, starts) for leaf in plan.leaves}, starts)
+        leaves = {one.name: _lifted(one, starts) for one in plan.leaves}
+        return Lifted(plan, leaves, starts, NormalRules.of(plan, leaf, table))
+
+    def one(self, values: Mapping[str, Tensor], total: Expected) -> dict[str, Tensor]:
+        """The M-step of a single start."""
+        statistics = {
+            leaf: {name: value[None] for name, value in own.items()} for leaf, own in total.statistics.items()
+        }
+        offsets = {leaf: offset[None] for leaf, offset in total.offsets.items()}
+        found = self.maximise({name: value[None] for name, value in values.items()}, statistics, offsets)
+        return {name: value[0] for name, value in found.items()}
 
     def arguments(self, leaf: Leaf, values: Mapping[str, Tensor]) -> Arguments:
         """The arguments of a leaf of one start for all of them, ``[S, *batch, *event]``."""
@@ -49,27 +65,54 @@ class Lifted:
             found[name] = source.take(values) if isinstance(source, Selection) else source
         return found
 
-    def maximise(self, values: Mapping[str, Tensor], statistics: Mapping[str, Statistics]) -> dict[str, Tensor]:
+    def maximise(
+        self,
+        values: Mapping[str, Tensor],
+        statistics: Mapping[str, Statistics],
+        offsets: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """One M-step.
 
         Args:
             values: globals, ``[S, *shape]``.
             statistics: leaf → expected statistics, ``[S, *target, *event]``.
+            offsets: leaf → how far the centre of its statistics lies from that of its reference.
         """
-        current = dict(values)
+        current, references = dict(values), dict(self.plan.references)
+        for leaf, offset in (offsets or {}).items():
+            references[leaf] = references[leaf]._replace(centre=references[leaf].centre + offset)
+        fused = self.normal
+        if fused is not None:
+            arguments = {
+                name: padded(value, fused.leaf.family.events[name], len(fused.leaf.target), self.starts)
+                for name, value in self.arguments(fused.leaf, values).items()
+            }
+            at = references[fused.leaf.name]
+            current |= fused.maximise(values, arguments, statistics[fused.leaf.name], at)
         for rule in self.plan.rules:
-            current[rule.name] = self._closed(rule, current, statistics)
+            assert rule.leaf is not None
+            if fused is not None and rule.name in (fused.loc, fused.spread):
+                continue
+            own, at = statistics[rule.leaf.name], references[rule.leaf.name]
+            current[rule.name] = self._closed(rule, rule.leaf, current, own, at)
         return current
 
-    def _closed(self, rule: Rule, current: Mapping[str, Tensor], statistics: Mapping[str, Statistics]) -> Tensor:
-        assert rule.leaf is not None
-        leaf = self.leaves[rule.leaf.name]
+    def _closed(
+        self, rule: Rule, of: Leaf, current: Mapping[str, Tensor], statistics: Statistics, at: Reference
+    ) -> Tensor:
+        leaf = self.leaves[of.name]
         selection = leaf.sources[rule.argument]
         assert isinstance(selection, Selection)
-        arguments, own = self.arguments(rule.leaf, current), statistics[rule.leaf.name]
-        value = current[rule.name]
-        step = MStep(rule.argument, arguments, own, leaf.target, selection, value, rule.prior)
-        return leaf.family.maximise(step, self.plan.references[rule.leaf.name])
+        arguments, value = self.arguments(of, current), current[rule.name]
+        step = MStep(rule.argument, arguments, statistics, leaf.target, selection, value, rule.prior)
+        return leaf.family.maximise(step, at)
+
+
+def padded(value: Tensor, events: int, rank: int, starts: int) -> Tensor:
+    """An argument with the batch rank of its target, ``[starts, *batch, *event]``."""
+    lead = value.dim() - events
+    value = value.reshape((1,) * (rank + 1 - lead) + tuple(value.shape))
+    return value.expand(starts, *value.shape[1:])
 
 
 def _lifted(leaf: Leaf, starts: int) -> Leaf:

@@ -7,7 +7,7 @@ wherever the factors have sufficient statistics.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -75,25 +75,55 @@ class Expected:
         objective: Σ w log p(x), nats; with the log prior of the globals once.
         statistics: leaf → expected sufficient statistics.
         retained: batches with weights, for factors without statistics.
+        offsets: leaf of normals → how far the centre of its statistics lies from that of the reference, where it does.
     """
 
     objective: float
     statistics: Mapping[str, Statistics]
     retained: tuple[Retained, ...] = field(default=(), metadata=HERE)
+    offsets: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __add__(self, other: Expected) -> Expected:
+        one, two = (self, other) if _alike(self.offsets, other.offsets) else (self.moved_back(), other.moved_back())
         statistics = {
-            leaf: {name: value + other.statistics[leaf][name] for name, value in own.items()}
-            for leaf, own in self.statistics.items()
+            leaf: {name: value + two.statistics[leaf][name] for name, value in own.items()}
+            for leaf, own in one.statistics.items()
         }
-        return Expected(self.objective + other.objective, statistics, self.retained + other.retained)
+        return Expected(self.objective + other.objective, statistics, self.retained + other.retained, one.offsets)
+
+    def moved_back(self) -> Expected:
+        """The same with all statistics about the centres of the references."""
+        moved = {leaf: about(self.statistics[leaf], offset) for leaf, offset in self.offsets.items()}
+        return replace(self, statistics={**self.statistics, **moved}, offsets={})
 
     def scaled(self, factor: float) -> Expected:
         """Statistics and objective times a factor; for plans that retain nothing."""
         statistics = {
             leaf: {name: factor * value for name, value in own.items()} for leaf, own in self.statistics.items()
         }
-        return Expected(factor * self.objective, statistics)
+        return Expected(factor * self.objective, statistics, offsets=self.offsets)
+
+
+def _alike(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(value, two[leaf]) for leaf, value in one.items())
+
+
+def about(statistics: Statistics, offset: Tensor) -> Statistics:
+    """Statistics of normals about another centre: the old one less ``offset``."""
+    weight, first, second = (statistics[name] for name in ("weight", "first", "second"))
+    if second.dim() == first.dim():
+        moved = second + 2 * offset * first + offset.square() * weight
+        return {"weight": weight, "first": first + offset * weight, "second": moved}
+    cross = offset[..., :, None] * first[..., None, :]
+    square = offset[..., :, None] * offset[..., None, :] * weight[..., None, None]
+    moved = second + cross + cross.mT + square
+    return {"weight": weight, "first": first + offset * weight[..., None], "second": moved}
+
+
+def reference_of(plan: Plan, leaf: str, total: Expected) -> Reference:
+    """The reference of a leaf, with the centre that its statistics have."""
+    found = plan.references[leaf]
+    return found._replace(centre=found.centre + total.offsets[leaf]) if leaf in total.offsets else found
 
 
 @dataclass(frozen=True)
@@ -188,7 +218,7 @@ def _closed(
 ) -> Tensor:
     """The closed-form maximum of one global."""
     standing = Standing.of(program, rule, leaf, current, total)
-    return solved(program, rule, leaf.family, plan.references[leaf.name], standing, current)
+    return solved(program, rule, leaf.family, reference_of(plan, leaf.name, total), standing, current)
 
 
 def solved(
@@ -247,7 +277,7 @@ def complete_objective(program: Program, plan: Plan, values: Mapping[str, Tensor
     computed = _computed(program, plan, values)
     for leaf in plan.leaves:
         arguments = _arguments(program, leaf, values, computed)
-        statistics, reference = total.statistics[leaf.name], plan.references[leaf.name]
+        statistics, reference = total.statistics[leaf.name], reference_of(plan, leaf.name, total)
         objective = objective + leaf.family.log_likelihood(arguments, statistics, reference)
     for kept in total.retained:
         sites = program.factor_distributions(values, kept.batch, kept.guide)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from latentvars.capture import capture
 from latentvars.inference.algorithm import OneByOne, Problem, Screened
-from latentvars.inference.lifted import Lifted
 from latentvars.inference.m_step import collapsed, em_step
 from latentvars.inference.m_step_plan import Plan
 from latentvars.inference.tabulated import Tabulated
@@ -67,24 +66,19 @@ def screen(
 
 
 def tabulated_step(problem: Problem, table: Tabulated, starts: int) -> Step | None:
-    """A step of starts of a mixture whose E-step goes by a table; None where its M-step is more than closed forms.
-
-    Raises:
-        ImpreciseError: products would lose digits.
-    """
-    program, batch = problem.program, problem.rows.batch(dtype=problem.program.dtype)
-    lifted = {starts: Lifted.of(program, table.plan, starts)}
+    """A step of starts of a mixture whose E-step goes by a table; None where its M-step is more than closed forms."""
+    batch, lifted = problem.rows.batch(dtype=problem.program.dtype), {starts: table.lifted(starts)}
     if lifted[starts] is None or not table.direct or table.points(batch).lengths is not None:
         return None
 
     def step(values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         size = len(next(iter(values.values())))
         if size not in lifted:
-            lifted[size] = Lifted.of(program, table.plan, size)
+            lifted[size] = table.lifted(size)
         m_step = lifted[size]
         assert m_step is not None
-        objective, statistics = table.many(m_step, values, batch)
-        return m_step.maximise(values, statistics), objective
+        objective, updated = table.many(m_step, values, batch)
+        return updated, objective
 
     return step
 

@@ -8,8 +8,9 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,45 +18,15 @@ from torch import Size, Tensor
 from torch.distributions import Independent
 
 from latentvars.distributions import Flat, HiddenMarkov, Mixture
-from latentvars.families import Arguments, Reference, Selection, Statistics, without_wrappers
+from latentvars.families import Arguments, Selection, Statistics, without_wrappers
 from latentvars.families.tables import Table, table_of
-from latentvars.inference.lifted import Lifted
+from latentvars.inference.lifted import Lifted, padded
 from latentvars.inference.m_step import Expected
 from latentvars.inference.m_step_plan import Leaf, Plan
+from latentvars.inference.mixture_step import MixtureStep, mixture_step
+from latentvars.inference.points import Points
 from latentvars.program import Program
 from latentvars.rows import Batch, Rows
-
-KEPT = 2**22  # numbers: larger tables of features are made anew, chunk by chunk, in each pass
-CHUNK = 2**18  # numbers of features and responsibilities at a time: what a cache holds
-
-
-class ImpreciseError(Exception):
-    """Components are so far apart, or so narrow, that products lose digits."""
-
-
-@dataclass(frozen=True)
-class Points:
-    """Observations without padding.
-
-    Attributes:
-        value: ``[M, *E]``.
-        weights: ``[M]``, of the rows that they belong to.
-        base: Σ w h(x), the part of the log density that no argument enters, nats.
-        farthest: ``[F]``, the largest size of each feature.
-        kept: features ``[F, M]`` where they are small enough.
-        shared: Σ w t(x) of the features that enter all components alike.
-        lengths: ``[N]`` steps of each sequence; None where points are rows.
-        by_row: weights ``[N]``.
-    """
-
-    value: Tensor
-    weights: Tensor
-    base: float
-    farthest: Tensor
-    kept: Tensor | None
-    shared: Tensor
-    lengths: Tensor | None
-    by_row: Tensor
 
 
 @dataclass
@@ -114,6 +85,10 @@ class Tabulated:
             return None
         return Tabulated(program, plan, site.name, leaf, table, _is_direct(program, plan, fn))
 
+    def lifted(self, starts: int) -> Lifted | None:
+        """The M-step of several starts; None where it has more than closed forms."""
+        return Lifted.of(self.program, self.plan, starts, self.leaf, self.table)
+
     def points(self, batch: Batch) -> Points:
         """The observations of a batch; those of all rows are kept."""
         if self.held.batch is batch and self.held.points is not None:
@@ -124,7 +99,7 @@ class Tabulated:
         assert fn is not None
         lengths = batch.lengths if isinstance(fn, HiddenMarkov) else None
         reference = self.plan.references[self.leaf.name]
-        found = _points(_flat(site.value, lengths), self.table, reference, batch.weights, lengths)
+        found = Points.of(_flat(site.value, lengths), self.table, reference, batch.weights, lengths)
         if len(batch) == batch.total:
             self.held.batch, self.held.points = batch, found
         return found
@@ -134,21 +109,16 @@ class Tabulated:
         points = self.points(batch)
         with torch.no_grad():
             arguments, laws, prior = self._selected(values) if self.direct else self._traced(values)
-            if not self.table.precise(arguments, points.farthest):
+            found = self._mixture(points, arguments, **laws) if "weights" in laws else None
+            if found is None and not self.table.precise(arguments, points.farthest):
                 return None
-            natural = self.table.natural(arguments, self.leaf.target, self.plan.references[self.leaf.name])
-            if not bool(natural.isfinite().all()):
-                return None
-            own, shared = self._parted(natural)
-            way = self._mixture if "weights" in laws else self._chain
-            objective, sums, counts = way(points, own, **laws)
-            sums = self._completed(points, sums, len(own))
-            statistics = {self.leaf.name: self.table.statistics(sums, self.leaf.target)} | self._counts(counts)
-        objective += float(points.shared @ shared[0]) + points.base
-        return Expected(objective + (prior if with_prior else 0.0), statistics)
+            total = found or self._chains(points, arguments, laws)
+        if total is None or not math.isfinite(total.objective):
+            return None
+        return replace(total, objective=total.objective + (prior if with_prior else 0.0))
 
-    def many(self, lifted: Lifted, values: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Statistics]]:
-        """The E-step of a mixture at S sets of globals.
+    def many(self, lifted: Lifted, values: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """An EM step of a mixture at S sets of globals.
 
         Args:
             lifted: its M-step.
@@ -156,29 +126,43 @@ class Tabulated:
             batch: rows.
 
         Returns:
-            Objectives without priors ``[S]``, nats, and leaf → statistics ``[S, *target, *event]``.
-
-        Raises:
-            ImpreciseError: products would lose digits.
+            Objectives without priors ``[S]``, nats, and the globals after the step.
         """
-        points, starts, target = self.points(batch), lifted.starts, self.leaf.target
-        every = Size((starts * target[0], *target[1:]))
-        arguments = {
-            name: value.expand((starts, *target, *value.shape[value.dim() - events :])).flatten(0, 1)
-            for name, value in lifted.arguments(self.leaf, values).items()
-            for events in [self.leaf.family.events[name]]
-        }
-        if not self.table.precise(arguments, points.farthest):
-            raise ImpreciseError
-        (weights,) = (lifted.arguments(leaf, values)["probs"] for leaf in self.plan.leaves if leaf is not self.leaf)
-        natural = self.table.natural(arguments, every, self.plan.references[self.leaf.name])
-        natural, shared = self._parted(natural)
-        objective, sums = self._sums(points, natural, weights.reshape(starts, -1))
-        counts = {f"{self.site}.weights": {"counts": sums[:, 0].reshape(starts, target[0])}}
-        own = self.table.statistics(self._completed(points, sums, target[0]), every)
-        statistics = {name: value.reshape(starts, target[0], *value.shape[1:]) for name, value in own.items()}
-        objective = objective + shared.reshape(starts, target[0], -1)[:, 0] @ points.shared + points.base
-        return objective, {self.leaf.name: statistics} | counts
+        points, rank = self.points(batch), len(self.leaf.target)
+        found = lifted.arguments(self.leaf, values)
+        events = self.leaf.family.events
+        arguments = {name: padded(value, events[name], rank, lifted.starts) for name, value in found.items()}
+        (law,) = (leaf for leaf in self.plan.leaves if leaf is not self.leaf)
+        weights = lifted.arguments(law, values)["probs"].reshape(lifted.starts, -1)
+        step = self._step(points, arguments, weights)
+        statistics = {self.leaf.name: step.statistics, law.name: {"counts": step.counts}}
+        offsets = {} if step.offset is None else {self.leaf.name: step.offset}
+        return step.objective, lifted.maximise(values, statistics, offsets)
+
+    def _step(self, points: Points, arguments: Arguments, weights: Tensor) -> MixtureStep:
+        leaf = self.leaf
+        return mixture_step(
+            leaf.family, self.table, points, arguments, weights, leaf.target, self.plan.references[leaf.name]
+        )
+
+    def _mixture(self, points: Points, arguments: Arguments, weights: Tensor) -> Expected:
+        rank, events = len(self.leaf.target), self.leaf.family.events
+        every = {name: padded(value, events[name], rank, 1) for name, value in arguments.items()}
+        step = self._step(points, every, weights.reshape(1, -1))
+        own = {name: value[0] for name, value in step.statistics.items()}
+        offsets = {} if step.offset is None else {self.leaf.name: step.offset[0]}
+        statistics = {self.leaf.name: own} | self._counts({"weights": step.counts[0]})
+        return Expected(float(step.objective), statistics, offsets=offsets)
+
+    def _chains(self, points: Points, arguments: Arguments, laws: Mapping[str, Tensor]) -> Expected | None:
+        natural = self.table.natural(arguments, self.leaf.target, self.plan.references[self.leaf.name])
+        if not bool(natural.isfinite().all()):
+            return None
+        own, shared = self._parted(natural)
+        objective, sums, counts = self._chain(points, own, **laws)
+        sums = self._completed(points, sums, len(own))
+        statistics = {self.leaf.name: self.table.statistics(sums, self.leaf.target)} | self._counts(counts)
+        return Expected(objective + float(points.shared @ shared[0]) + points.base, statistics)
 
     def _parted(self, natural: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients of own and of shared features."""
@@ -222,28 +206,6 @@ class Tabulated:
                 found[leaf.name] = {"counts": value.reshape(*leaf.target, value.shape[-1])}
         return found
 
-    def _mixture(self, points: Points, natural: Tensor, weights: Tensor) -> tuple[float, Tensor, dict[str, Tensor]]:
-        objective, sums = self._sums(points, natural, weights.reshape(1, -1))
-        return float(objective), sums, {"weights": sums[:, 0]}
-
-    def _sums(self, points: Points, natural: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Σ w log p(x) of S mixtures, ``[S]``, nats, and Σ w r t(x), ``[S·K, F]``.
-
-        Args:
-            natural: of the components of all, ``[S·K, F]``.
-            weights: ``[S, K]``.
-        """
-        natural = torch.cat([natural[:, :1] + weights.reshape(-1, 1).log(), natural[:, 1:]], 1)
-        objective, sums = natural.new_zeros(len(weights)), torch.zeros_like(natural)
-        for features, by_point in self._chunks(points, len(natural)):
-            joint = (natural @ features).reshape(*weights.shape, -1)
-            top = joint.amax(1, keepdim=True)
-            joint.sub_(top).exp_()
-            total = joint.sum(1, keepdim=True)
-            objective += (total.log() + top)[:, 0] @ by_point
-            sums += joint.mul_(by_point / total).flatten(0, 1) @ features.mT
-        return objective, sums
-
     def _chain(
         self, points: Points, natural: Tensor, initial: Tensor, transition: Tensor
     ) -> tuple[float, Tensor, dict[str, Tensor]]:
@@ -251,11 +213,12 @@ class Tabulated:
 
         from latentvars.kernels.chains import Chains, posterior
 
+        reference = self.plan.references[self.leaf.name]
         assert points.lengths is not None
         lengths, states, at = points.lengths.numpy(), len(natural), 0
         zeros = np.zeros(len(lengths), dtype=np.int64)
         emission = natural.new_empty((len(points.weights), states))
-        for features, _ in self._chunks(points, states):
+        for features, _ in points.chunks(self.table, reference, states):
             torch.mm(features.mT, natural.mT, out=emission[at : at + features.shape[1]])
             at += features.shape[1]
         chains = Chains(
@@ -270,25 +233,13 @@ class Tabulated:
         found = posterior(chains, points.by_row.numpy(), by_chain=False)
         marginals = torch.from_numpy(found.marginals)
         sums, at = torch.zeros_like(natural), 0
-        for features, _ in self._chunks(points, states):
+        for features, _ in points.chunks(self.table, reference, states):
             sums += (features @ marginals[at : at + features.shape[1]]).mT
             at += features.shape[1]
         first = torch.from_numpy(found.initial_slopes).sum(0) * initial.reshape(-1)
         moves = torch.from_numpy(found.slopes)[0, 0] * transition.reshape(states, states)
         objective = float(points.by_row @ torch.from_numpy(found.total))
         return objective, sums, {"initial": first, "transition": moves}
-
-    def _chunks(self, points: Points, states: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features ``[F, C]`` and weights ``[C]``, some points at a time."""
-        reference = self.plan.references[self.leaf.name]
-        size = max(1024, CHUNK // (len(points.farthest) + states))
-        size = len(points.value) if points.kept is not None and points.lengths is not None else size
-        for low in range(0, len(points.value), size):
-            part = slice(low, low + size)
-            if points.kept is not None:
-                yield points.kept[:, part], points.weights[part]
-            else:
-                yield self.table.features(points.value[part], reference), points.weights[part]
 
 
 def _collapsed(fn: Any) -> Mixture | HiddenMarkov | None:
@@ -332,22 +283,3 @@ def _flat(value: Tensor, lengths: Tensor | None) -> Tensor:
         return value
     valid = torch.arange(value.shape[1]) < lengths[:, None]
     return value.flatten(0, 1) if bool(valid.all()) else value[valid]
-
-
-def _points(value: Tensor, table: Table, reference: Reference, by_row: Tensor, lengths: Tensor | None) -> Points:
-    weights = by_row if lengths is None else by_row.repeat_interleave(lengths)
-    value = value.to(torch.float64)
-    farthest, base, kept, shared = torch.zeros(0), 0.0, [], torch.zeros(0, dtype=torch.float64)
-    for low in range(0, len(value), 4096):
-        part = slice(low, low + 4096)
-        features, rest = table.features(value[part], reference), table.shared(value[part], reference)
-        here = features.abs().amax(1)
-        farthest = torch.maximum(farthest, here) if len(farthest) else here
-        if rest is not None:
-            shared = shared + rest @ weights[part] if len(shared) else rest @ weights[part]
-        constant = table.base(value[part])
-        base += 0.0 if constant is None else float(weights[part] @ constant)
-        if len(features) * len(value) <= KEPT:
-            kept.append(features)
-    features = torch.cat(kept, 1) if kept else None
-    return Points(value, weights, base, farthest, features, shared, lengths, by_row)

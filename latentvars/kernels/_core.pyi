@@ -43,3 +43,46 @@ def normal_sums(
     points: np.ndarray, loc: np.ndarray, root: np.ndarray, weights: np.ndarray, threads: int, sums: np.ndarray
 ) -> None: ...
 def exponentials(x: np.ndarray) -> None: ...
+def mixture_expected(
+    form: int,
+    values: np.ndarray,
+    centre: np.ndarray,
+    weights: np.ndarray,
+    natural: np.ndarray,
+    objective: np.ndarray,
+    sums: np.ndarray,
+    threads: int,
+) -> None: ...
+def mixture_residual(
+    values: np.ndarray,
+    weights: np.ndarray,
+    loc: np.ndarray,
+    factors: np.ndarray,
+    constant: np.ndarray,
+    triangle: bool,
+    one_scale: bool,
+    objective: np.ndarray,
+    sums: np.ndarray,
+    threads: int,
+) -> None: ...
+def normal_whitened(loc: np.ndarray, spread: np.ndarray, factors: np.ndarray, constant: np.ndarray) -> float: ...
+def normal_natural(
+    loc: np.ndarray,
+    spread: np.ndarray,
+    factors: np.ndarray,
+    constant: np.ndarray,
+    centre: np.ndarray,
+    own: np.ndarray,
+    squares: np.ndarray,
+) -> None: ...
+def normal_maximum(
+    weight: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    centre: np.ndarray,
+    least: np.ndarray,
+    loc: np.ndarray,
+    spread: np.ndarray,
+    low: np.ndarray,
+) -> None: ...
+def normal_variance(loc: np.ndarray, spread: np.ndarray, sums: np.ndarray, shared: np.ndarray) -> float: ...

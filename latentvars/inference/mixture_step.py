@@ -1,0 +1,120 @@
+"""The E-step of S mixtures on the same observations, by the compiled core.
+
+Normal components go by products of features as long as these keep their digits, and by residuals about the mean of each
+component where not; the statistics are then about these means too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Size, Tensor
+
+from latentvars.families import Arguments, Family, Reference, Statistics
+from latentvars.families.normal import covariance_of
+from latentvars.families.tables import WIDEST, MultivariateNormalTable, SphericalTable, Table, is_normal
+from latentvars.inference.points import Points
+from latentvars.kernels.mixtures import Form, Normals, expected
+
+NARROWEST = 1e12  # range over a standard deviation, where no number of the data has digits left
+
+
+class MixtureStep(NamedTuple):
+    """What is expected at S sets of globals.
+
+    Attributes:
+        objective: Σ w log p(x) ``[S]``, nats; not finite where arguments are none, or too narrow for any digits.
+        statistics: of the components, ``[S, *target, *event]``.
+        counts: Σ w r, ``[S, K]``.
+        offset: of the centre of the statistics from that of the reference, ``[S, *target, *event of x]``; None: none.
+    """
+
+    objective: Tensor
+    statistics: Statistics
+    counts: Tensor
+    offset: Tensor | None
+
+
+def mixture_step(
+    family: Family, table: Table, points: Points, arguments: Arguments, weights: Tensor, target: Size, at: Reference
+) -> MixtureStep:
+    """The E-step.
+
+    Args:
+        family: of the components.
+        table: its table.
+        points: the observations.
+        arguments: of the components, ``[S, *batch, *event]`` with ``batch`` of the rank of ``target``.
+        weights: of the components, ``[S, K]``.
+        target: joint batch shape of the arguments of one set of globals.
+        at: about which the features are taken.
+    """
+    every = Size((weights.numel(), *target[1:]))
+    if is_normal(table):
+        objective, sums, loc = _normals(table, points, arguments, weights.log(), target, at)
+    else:
+        whole = {
+            name: value.expand((len(weights), *target, *value.shape[value.dim() - family.events[name] :])).flatten(0, 1)
+            for name, value in arguments.items()
+        }
+        objective, sums, loc = *_by_features(table, points, table.natural(whole, every, at), weights.log(), at), None
+    shape = (len(weights), target[0])
+    statistics = {name: v.reshape(*shape, *v.shape[1:]) for name, v in table.statistics(sums, every).items()}
+    offset = None if loc is None else loc.reshape(statistics["first"].shape) - at.centre
+    return MixtureStep(objective + points.base, statistics, sums[:, 0].reshape(shape), offset)
+
+
+def _normals(
+    table: Table, points: Points, arguments: Arguments, log_weights: Tensor, target: Size, at: Reference
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Objectives, sums, and the means where the sums are about them."""
+    starts, components = log_weights.shape
+    loc, spread = normal_arguments(table, arguments, starts, target)
+    normals = Normals(loc, spread)
+    reach = float(points.farthest[1 : 1 + loc.shape[1]].max())
+    if normals.sharpest * reach >= WIDEST:
+        objective, sums = normals.residual(log_weights, points.matrix, points.weights)
+        return objective if normals.sharpest * reach < NARROWEST else objective * torch.nan, sums, loc
+    centre = at.centre.reshape(-1).contiguous()
+    natural, squares = normals.natural(centre, table.own is not None)
+    natural[:, 0] += log_weights.reshape(-1)
+    objective, sums = expected(table.form, points.matrix, centre, points.weights, natural, starts)
+    if normals.variance_from(sums, points.shared) * WIDEST**2 < reach**2:  # narrower than the components were
+        return *normals.residual(log_weights, points.matrix, points.weights), loc
+    if table.own is not None:
+        objective += squares @ points.shared
+        sums = torch.cat([sums, (points.shared / components).expand(len(sums), -1)], 1)
+    return objective, sums, None
+
+
+def normal_arguments(table: Table, arguments: Arguments, starts: int, target: Size) -> tuple[Tensor, Tensor]:
+    """Means ``[S·K, D]`` and spreads ``[S·K or S, ...]`` as the core has them.
+
+    Args:
+        table: of normals.
+        arguments: ``[S, *batch, *event]`` with ``batch`` of the rank of ``target``.
+        starts: S.
+        target: joint batch shape of the arguments of one set of globals.
+    """
+    rows = starts * target[0]
+    groups = (starts, 1) if table.own is not None else (starts, target[0])
+    if isinstance(table, MultivariateNormalTable):
+        loc, covariance = arguments["loc"], covariance_of(arguments)
+        loc = loc.expand(starts, *target, table.size).reshape(rows, table.size)
+        return loc.contiguous(), covariance.expand(*groups, table.size, table.size).flatten(0, 1).contiguous()
+    loc, scale = arguments["loc"].expand(starts, *target).reshape(rows, -1), arguments["scale"]
+    if isinstance(table, SphericalTable):
+        return loc.contiguous(), scale.reshape(scale.shape[0], -1).expand(*groups).reshape(-1).contiguous()
+    return loc.contiguous(), scale.expand(*groups, *target[1:]).reshape(groups[0] * groups[1], -1).contiguous()
+
+
+def _by_features(
+    table: Table, points: Points, natural: Tensor, log_weights: Tensor, at: Reference
+) -> tuple[Tensor, Tensor]:
+    natural = torch.cat([natural[:, :1] + log_weights.reshape(-1, 1), natural[:, 1:]], 1)
+    objective, sums = natural.new_zeros(len(log_weights)), torch.zeros_like(natural)
+    for features, weights in points.chunks(table, at):
+        own, own_sums = expected(Form.TABLE, features.contiguous(), at.centre, weights, natural, len(log_weights))
+        objective, sums = objective + own, sums + own_sums
+    return objective, sums

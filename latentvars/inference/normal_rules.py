@@ -1,0 +1,89 @@
+"""The closed forms of means and spreads of normal components, by the compiled core.
+
+For the common case: means and spreads are globals of their own under flat priors, a spread for each component or one
+for all. :mod:`latentvars.families.normal` has the same maxima for everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latentvars.families import Reference, Selection, Statistics
+from latentvars.families.normal import raised
+from latentvars.families.tables import Form, MultivariateNormalTable, Table, is_normal
+from latentvars.inference.m_step_plan import Leaf, Plan
+from latentvars.inference.mixture_step import normal_arguments
+from latentvars.kernels.mixtures import Normals, maximum
+
+
+@dataclass(frozen=True)
+class NormalRules:
+    """The M-step of means and spreads.
+
+    Attributes:
+        leaf: of the components.
+        table: theirs.
+        loc: the global of means.
+        spread: that of covariances or standard deviations.
+        argument: where the latter stands.
+    """
+
+    leaf: Leaf
+    table: Table
+    loc: str
+    spread: str
+    argument: str
+
+    @staticmethod
+    def of(plan: Plan, leaf: Leaf, table: Table) -> NormalRules | None:
+        """The rules of a leaf of a plan; None where they are others."""
+        argument = "covariance_matrix" if isinstance(table, MultivariateNormalTable) else "scale"
+        rules = {rule.argument: rule for rule in plan.rules if rule.leaf is not None and rule.leaf.name == leaf.name}
+        if not is_normal(table) or rules.keys() != {"loc", argument}:
+            return None
+        if any(rule.prior is not None or rule.hierarchical for rule in rules.values()):
+            return None
+        components, size = leaf.target[0], plan.references[leaf.name].centre.numel()
+        each = 1 if isinstance(table, MultivariateNormalTable) else size
+        shared = table.form == Form.LINEAR
+        wanted = (1 if shared else components) * (1 if table.form == Form.SPHERICAL else each)
+        whole = _is_whole(leaf.sources["loc"], components * each) and _is_whole(leaf.sources[argument], wanted)
+        return NormalRules(leaf, table, rules["loc"].name, rules[argument].name, argument) if whole else None
+
+    def maximise(
+        self, values: Mapping[str, Tensor], arguments: Mapping[str, Tensor], statistics: Statistics, at: Reference
+    ) -> dict[str, Tensor]:
+        """Both globals, ``[S, *shape]``.
+
+        Args:
+            values: globals, ``[S, *shape]``.
+            arguments: of the components, ``[S, *batch, *event]`` with ``batch`` of the rank of the leaf's target.
+            statistics: ``[S, *target, *event]``.
+            at: about whose centre they are.
+        """
+        starts, matrix = len(values[self.loc]), isinstance(self.table, MultivariateNormalTable)
+        loc, spread = normal_arguments(self.table, dict(arguments), starts, self.leaf.target)
+        rows, size = loc.shape
+        first = statistics["first"].reshape(rows, size)
+        weight = statistics["weight"].reshape(rows, -1)[:, 0]
+        second = statistics["second"].reshape(rows, size, size) if matrix else statistics["second"].reshape(rows, size)
+        centre = at.centre.reshape(-1) if at.centre.numel() == size else at.centre.reshape(rows, size)
+        least = None if at.least_variance is None else at.least_variance.reshape(-1)
+        found, low = maximum(Normals(loc, spread), weight, first, second, centre, least)
+        if least is not None and bool(low.any()):
+            found.spread[low] = raised(found.spread[low], least)
+        return {
+            self.loc: found.loc.reshape(values[self.loc].shape),
+            self.spread: found.spread.reshape(values[self.spread].shape),
+        }
+
+
+def _is_whole(source: Selection | Tensor | None, blocks: int) -> bool:
+    """Whether an argument is a whole global in its own order."""
+    if not isinstance(source, Selection) or source.blocks != blocks or source.index.numel() != blocks:
+        return False
+    return torch.equal(source.index.flatten(), torch.arange(blocks))

@@ -1,0 +1,104 @@
+"""The compiled E-step of mixtures against sums in numpy, and what it may not depend on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from latentvars.kernels.mixtures import Form, Normals, expected
+
+SHAPES = [(1, 1, 1, 1), (13, 3, 2, 4), (5000, 2, 3, 5), (777, 7, 1, 13)]
+
+
+def features(form: Form, x: np.ndarray) -> np.ndarray:
+    """``[M, F]``."""
+    i, j = np.triu_indices(x.shape[1])
+    own = {
+        Form.LINEAR: np.empty((len(x), 0)),
+        Form.DIAGONAL: x**2,
+        Form.SPHERICAL: (x**2).sum(1, keepdims=True),
+        Form.FULL: x[:, i] * x[:, j],
+    }
+    return np.hstack([np.ones((len(x), 1)), x, own[form]])
+
+
+def posterior(joint: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Objectives ``[S]`` and w r ``[M, S·K]`` of log joints ``[M, S, K]``."""
+    top = joint.max(2, keepdims=True)
+    each = np.exp(joint - top)
+    total = each.sum(2, keepdims=True)
+    objective = (weights[:, None] * (np.log(total) + top)[:, :, 0]).sum(0)
+    return objective, (weights[:, None, None] * each / total).reshape(len(joint), -1)
+
+
+@pytest.mark.parametrize("form", [Form.LINEAR, Form.DIAGONAL, Form.SPHERICAL, Form.FULL])
+@pytest.mark.parametrize(("rows", "size", "mixtures", "components"), SHAPES)
+def test_products_are_those_of_numpy(form: Form, rows: int, size: int, mixtures: int, components: int) -> None:
+    noise = np.random.default_rng(0)
+    x, centre, weights = noise.normal(size=(rows, size)), noise.normal(size=size), noise.random(rows)
+    table = features(form, x - centre)
+    natural = noise.normal(size=(mixtures * components, table.shape[1]))
+    objective, share = posterior((table @ natural.T).reshape(rows, mixtures, components), weights)
+    given = [torch.from_numpy(value) for value in (x, centre, weights, natural)]
+    found = expected(form, *given, mixtures)
+    np.testing.assert_allclose(found[0], objective, rtol=1e-12)
+    np.testing.assert_allclose(found[1], share.T @ table, rtol=1e-10, atol=1e-12 * rows)
+    as_table = expected(Form.TABLE, torch.from_numpy(table.T.copy()), *given[1:], mixtures)
+    np.testing.assert_allclose(as_table[0], objective, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["covariance", "scales", "one scale"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_residuals_are_about_the_mean_of_each_component(kind: str, shared: bool) -> None:
+    noise = np.random.default_rng(1)
+    rows, size, mixtures, components = 300, 3, 2, 4
+    count = mixtures if shared else mixtures * components
+    x, loc, weights = noise.normal(size=(rows, size)), noise.normal(size=(8, size)), noise.random(rows)
+    root = noise.normal(size=(count, size, size))
+    spread = {
+        "covariance": root @ root.swapaxes(1, 2) + np.eye(size),
+        "scales": noise.uniform(0.5, 2, (count, size)),
+        "one scale": noise.uniform(0.5, 2, count),
+    }[kind]
+    whole = np.repeat(spread, 8 // count, 0)
+    full = whole if kind == "covariance" else np.stack([np.diag(np.broadcast_to(s, size) ** 2) for s in whole])
+    d = x[:, None] - loc
+    distance = np.einsum("nki,kij,nkj->nk", d, np.linalg.inv(full), d)
+    log_weights = np.log(noise.dirichlet(np.ones(components), mixtures))
+    density = -0.5 * (distance + size * np.log(2 * np.pi) + np.linalg.slogdet(full)[1])
+    objective, share = posterior(density.reshape(rows, mixtures, components) + log_weights, weights)
+    given = (torch.from_numpy(log_weights), torch.from_numpy(x), torch.from_numpy(weights))
+    found = Normals(torch.from_numpy(loc), torch.from_numpy(spread)).residual(*given)
+    form = {"covariance": Form.FULL, "scales": Form.DIAGONAL, "one scale": Form.SPHERICAL}[kind]
+    sums = np.stack([share[:, k] @ features(form, d[:, k]) for k in range(8)])
+    np.testing.assert_allclose(found[0], objective, rtol=1e-12)
+    np.testing.assert_allclose(found[1], sums, rtol=1e-10, atol=1e-10)
+
+
+def test_threads_and_the_place_of_weightless_rows_change_nothing() -> None:
+    noise = np.random.default_rng(2)
+    x, natural = torch.from_numpy(noise.normal(size=(60_000, 3))), torch.from_numpy(noise.normal(size=(6, 10)))
+    centre, weights = torch.zeros(3, dtype=torch.float64), torch.from_numpy(noise.integers(0, 2, 60_000).astype(float))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(expected(Form.FULL, x, centre, weights, natural, 2))
+    finally:
+        torch.set_num_threads(before)
+    for objective, sums in found[1:]:
+        assert torch.equal(objective, found[0][0]) and torch.equal(sums, found[0][1])
+    kept = weights > 0
+    objective, sums = expected(Form.FULL, x[kept], centre, weights[kept], natural, 2)
+    torch.testing.assert_close(objective, found[0][0], rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(sums, found[0][1], rtol=1e-10, atol=1e-9)
+
+
+def test_a_component_without_weight_is_none_and_nan_is_no_number() -> None:
+    x, weights = torch.zeros(5, 1, dtype=torch.float64), torch.ones(5, dtype=torch.float64)
+    natural = torch.tensor([[-torch.inf, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    objective, sums = expected(Form.LINEAR, x, torch.zeros(1, dtype=torch.float64), weights, natural, 1)
+    assert objective.tolist() == [0.0] and sums[:, 0].tolist() == [0.0, 5.0]
+    x[3] = torch.nan
+    assert expected(Form.LINEAR, x, torch.zeros(1, dtype=torch.float64), weights, natural, 1)[0].isnan()
