@@ -80,7 +80,8 @@ def _normals(
     natural, squares = normals.natural(centre, table.own is not None)
     natural[:, 0] += log_weights.reshape(-1)
     objective, sums = expected(table.form, points.matrix, centre, points.weights, natural, starts)
-    if normals.variance_from(sums, points.shared) * WIDEST**2 < reach**2:  # narrower than the components were
+    enough = len(points.weights) > loc.shape[1] * components  # the squares of a few rows say nothing of their spread
+    if enough and normals.variance_from(sums, points.shared) * WIDEST**2 < reach**2:
         return *normals.residual(log_weights, points.matrix, points.weights), loc
     if table.own is not None:
         objective += squares @ points.shared
