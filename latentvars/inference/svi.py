@@ -100,6 +100,8 @@ class SVI:
         stop: when it has converged.
         restarts: number of starts of the globals; the best end is the fit.
         capture: when steps are recorded as a graph, which runs faster; None: never. It does not change results.
+        compile: translate recorded steps to machine code, which takes a minute the first time and is kept on disk:
+            for long runs. Results change by rounding. Needs a C++ compiler; a warning says where there is none.
     """
 
     passes: int = 1_000
@@ -116,6 +118,7 @@ class SVI:
     stop: StopRule = field(default_factory=Plateau)
     restarts: int = 1
     capture: Capture | None = field(default_factory=Capture)
+    compile: bool = False
     memory: int | None = None
 
     def __post_init__(self) -> None:
@@ -135,6 +138,8 @@ class SVI:
         if self.importance and self.particles < 2:
             raise SettingError("importance=True with one particle", "several draws", "write SVI(particles=10)")
         check_clip(self.clip)
+        if self.compile and self.capture is None:
+            raise SettingError("compile=True with capture=None", "recorded steps to compile", "leave capture= out")
         if self.kl_weight < 0:
             raise SettingError(f"kl_weight={self.kl_weight}", "a weight of at least 0", "write SVI(kl_weight=1.0)")
 
@@ -205,13 +210,17 @@ class SVI:
         """Objective and gradient of one batch; batches of one update share their draw of the globals."""
         step = self._step(state, batch, position)
         left = (self.passes * state.updates_per_pass - state.updates) * self.batches_per_step
-        found = state.recorded.run(step, state.program, self.capture, left)
+        found = state.recorded.run(step, state.program, self.capture, left, self.compile)
         return Gradient(found.objective, found.gradients, len(batch), found.finite)
 
     def notes(self, state: SVIState) -> tuple[str, ...]:
         """Why steps were not recorded; for the print-out of a fit."""
-        reason = state.recorded.reason
-        return () if reason is None else (f"steps run by the model's own code, not as a recorded graph: {reason}",)
+        recorded = state.recorded
+        if recorded.reason is not None:
+            return (f"steps run by the model's own code, not as a recorded graph: {recorded.reason}",)
+        if recorded.uncompiled is not None:
+            return (f"steps run as a recorded graph, not compiled: {recorded.uncompiled}",)
+        return ()
 
     def objective(self, state: SVIState, total: Gradient) -> float:
         return total.objective
@@ -298,12 +307,9 @@ def ascend(
     clip: float | None,
 ) -> None:
     """One step of the optimiser along the gradient per row."""
-    given = [
-        (p, gradient) for p, gradient in zip(parameters.values(), total.gradients, strict=True) if gradient is not None
-    ]
-    negative = torch._foreach_neg([gradient for _, gradient in given])  # pyright: ignore[reportPrivateImportUsage]
-    descents = torch._foreach_div(negative, float(total.rows))  # pyright: ignore[reportPrivateImportUsage]
-    along = dict(zip((parameter for parameter, _ in given), descents, strict=True))
+    trained = {p: found for p, found in zip(parameters.values(), total.gradients, strict=True) if found is not None}
+    negative, divided = (getattr(torch, name) for name in ("_foreach_neg", "_foreach_div"))
+    along = dict(zip(trained, divided(negative(list(trained.values())), float(total.rows)), strict=True))
     if clip is None and schedule is None and stepped(optimizer, along):
         return
     for parameter in parameters.values():

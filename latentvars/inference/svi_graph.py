@@ -12,13 +12,27 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from latentvars.capture import Noise, capture, check_pure, folded, from_cpp, hoisted, noise_of, reseeded
+from latentvars.capture import (
+    NoCompiler,
+    Noise,
+    capture,
+    check_pure,
+    compiled,
+    flat,
+    folded,
+    from_cpp,
+    hoisted,
+    like,
+    noise_of,
+    reseeded,
+)
 from latentvars.inference.guides import FromNoise
-from latentvars.inference.svi_step import Found, Step, flat, like, objective_of
+from latentvars.inference.svi_step import Found, Step, objective_of
 from latentvars.program import Program, model_modules
 from latentvars.randomness import derive, seeded
 
 CHECKED = 4  # first runs of a graph that are compared with the handlers: values that were frozen in would show
+ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 
 @dataclass
@@ -31,26 +45,33 @@ class Graph:
         noise: of the locals, for each draw; None where the graph draws for itself, from seeds that are its last
             arguments.
         checks: runs that are still to be compared.
+        rounding: largest difference from the model's code, relative to the largest entry; 0: none, to the bit.
     """
 
     code: Callable[..., Any]
     has: tuple[bool, ...]
     noise: list[list[Noise]] | None
     checks: int = CHECKED
+    rounding: float = 0.0
     generator: torch.Generator = field(default_factory=torch.Generator, repr=False)
 
     @staticmethod
-    def of(step: Step, program: Program) -> Graph:
-        """Record a step.
+    def of(step: Step, program: Program, compile: bool = False) -> Graph:
+        """Record a step, and compile it where that is asked for.
 
         Raises:
+            NoCompiler: there is none.
             Unrecordable: it changes tensors that outlive it, as batch normalisation does.
             RuntimeError: control flow that depends on values.
         """
         graph, has, noise = recorded(step, program)
         short = folded(graph)
         made = Graph(short.forward, has, noise)
-        if noise is not None:
+        if compile:
+            if noise is None:
+                raise NoCompiler("the model draws by what other draws gave")
+            made.code, made.rounding = compiled(short, *made.arguments(step)), ROUNDING[program.dtype]
+        elif noise is not None:
             made.code = from_cpp(short, *made.arguments(step))
         return made
 

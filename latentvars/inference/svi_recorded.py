@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
-from latentvars.capture import Unrecordable
+from latentvars.capture import NoCompiler, Unrecordable
 from latentvars.inference.guides import FromNoise
 from latentvars.inference.settings import check_at_least
 from latentvars.inference.svi_graph import Graph
@@ -48,16 +49,18 @@ class Recorded:
         graphs: by shape of batch.
         seen: steps by shape of batch.
         reason: why steps cannot be recorded; None where they can, as far as is known.
+        uncompiled: why recorded steps cannot be compiled; None where they can, or were not to be.
     """
 
     graphs: dict[Shape, Graph] = field(default_factory=dict)
     seen: Counter[Shape] = field(default_factory=Counter)
     reason: str | None = None
+    uncompiled: str | None = None
 
     def __reduce__(self) -> Any:
         return Recorded, ()
 
-    def run(self, step: Step, program: Program, rule: Capture | None, remaining: int) -> Found:
+    def run(self, step: Step, program: Program, rule: Capture | None, remaining: int, compile: bool = False) -> Found:
         """Objective and gradients of a step, by its graph where there is one.
 
         Args:
@@ -65,12 +68,14 @@ class Recorded:
             program: the model.
             rule: when to record; None: never.
             remaining: steps that the run may still take.
+            compile: whether graphs are to be compiled; then from the first step on, so that all steps round alike.
         """
         if rule is None or self.reason is not None:
             return by_model(step, program)
+        rule = replace(rule, wait=0, least=0) if compile else rule
         shape = step.shape
         self.seen[shape] += 1
-        graph = self.graphs.get(shape) or self._recorded(shape, step, program, rule, remaining)
+        graph = self.graphs.get(shape) or self._recorded(shape, step, program, rule, remaining, compile)
         if graph is None:
             return by_model(step, program)
         try:
@@ -81,7 +86,9 @@ class Recorded:
             return by_model(step, program)
         return found if graph.checks == 0 else self._checked(found, by_model(step, program), graph)
 
-    def _recorded(self, shape: Shape, step: Step, program: Program, rule: Capture, remaining: int) -> Graph | None:
+    def _recorded(
+        self, shape: Shape, step: Step, program: Program, rule: Capture, remaining: int, compile: bool
+    ) -> Graph | None:
         """A new graph, where that pays."""
         expected = remaining * self.seen[shape] / self.seen.total()
         if self.seen[shape] <= rule.wait or expected < rule.least or len(self.graphs) >= rule.most:
@@ -90,16 +97,21 @@ class Recorded:
         if self.reason is not None:
             return None
         try:
-            self.graphs[shape] = Graph.of(step, program)
+            self.graphs[shape] = Graph.of(step, program, compile=compile and self.uncompiled is None)
+        except NoCompiler as error:
+            self.uncompiled = str(error)
+            warnings.warn(f"steps are not compiled: {error}", stacklevel=2)
+            return self._recorded(shape, step, program, rule, remaining, False)
         except (Unrecordable, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
             self.reason = (str(error) or type(error).__name__).splitlines()[0]
         return self.graphs.get(shape)
 
     def _checked(self, found: Found, expected: Found, graph: Graph) -> Found:
-        if expected.sound and not found.equals(expected):
-            self.reason, self.graphs = "the recorded step does not give what the model's code gives", {}
         graph.checks -= 1
-        return expected
+        if expected.sound and not found.equals(expected, graph.rounding):
+            self.reason, self.graphs = "the recorded step does not give what the model's code gives", {}
+            return expected
+        return found if graph.rounding else expected
 
 
 def unrecordable(program: Program, step: Step) -> str | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from latentvars.capture import flat
 from latentvars.inference.guides import GlobalDraw, GlobalGuide
 from latentvars.program import Bound, Program
 from latentvars.randomness import seeded
@@ -85,20 +86,6 @@ def objective_of(step: Step, program: Program, draws: Sequence[GlobalDraw]) -> T
         score = program.score(drawn.values, step.batch, seed, step.bound)
         parts.append((step.batch.weights * score.rows).sum() + step.share * (score.prior - drawn.log_q))
     return torch.stack(parts).mean()
-
-
-def flat(batch: Batch) -> list[Tensor]:
-    """The tensors of a batch in a fixed order."""
-    lengths = [] if batch.lengths is None else [batch.lengths]
-    return [*batch.columns.values(), batch.index, batch.weights, *lengths, *batch.known.values()]
-
-
-def like(batch: Batch, given: Iterator[Tensor]) -> Batch:
-    """A batch with these tensors in the places of its own."""
-    columns = {name: next(given) for name in batch.columns}
-    index, weights = next(given), next(given)
-    lengths = None if batch.lengths is None else next(given)
-    return Batch(columns, index, batch.total, weights, lengths, None, {name: next(given) for name in batch.known})
 
 
 def _equal(one: Tensor | None, other: Tensor | None, rtol: float) -> bool:
