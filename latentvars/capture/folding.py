@@ -19,13 +19,17 @@ BY_SHAPE = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "ne
 LARGEST = 1_000_000  # numbers of a constant
 
 
-def folded(graph: GraphModule) -> GraphModule:
+def folded(graph: GraphModule, *, exact: bool = True) -> GraphModule:
     """The same function of its arguments, with what does not depend on them computed once, and nothing twice.
 
-    Every operation that is left gives what it gave before, to the bit (but for the sign of a zero).
+    Args:
+        graph: changed in place.
+        exact: every operation that is left gives what it gave before, to the bit (but for the sign of a zero).
+            Otherwise values that are repeated are not copied, so that results lie in memory in other ways, in which
+            sums may round otherwise; it is faster.
     """
     graph.graph.set_codegen(CodeGen())  # tensors in, tensors out: no trees to take apart
-    folding = _Folding(graph)
+    folding = _Folding(graph, exact)
     for node in list(graph.graph.nodes):
         folding.look_at(node)
     folding.put_constants()
@@ -43,8 +47,8 @@ class _Folding:
         copies: an operation that repeats one value → that value, and the shape.
     """
 
-    def __init__(self, graph: GraphModule) -> None:
-        self.graph = graph
+    def __init__(self, graph: GraphModule, exact: bool) -> None:
+        self.graph, self.exact = graph, exact
         self.touched = touched(graph.graph)
         self.values: dict[Node, Any] = {}
         self.seen: dict[Any, Node] = {}
@@ -69,6 +73,8 @@ class _Folding:
             self.copies[node] = (node.args[0], list(node.meta["val"].shape))  # type: ignore[assignment]
         elif is_pointwise(node):
             self.seen[key] = self._before_copying(node) or node
+        elif name_of(node) in ("sum", "mean"):
+            self.seen[key] = self._added(node) or node
 
     def put_constants(self) -> None:
         """Constants in the places of the operations that made them, where others need them."""
@@ -142,22 +148,45 @@ class _Folding:
         bases = [self.copies[argument] for argument in inputs]
         if any(shape != bases[0][1] or _shape(base) != _shape(bases[0][0]) for base, shape in bases):
             return None
-        form, once = form_of(node), self._form_once(node)
-        if form is None or once is None:
+        form, once, shape = form_of(node), self._form_once(node), bases[0][1]
+        kept = _format(once, shape, form)
+        if once is None or (self.exact and kept is None):
             return None
-        for kept in (torch.preserve_format, torch.contiguous_format):
-            if same_form(torch.clone(once.expand(bases[0][1]), memory_format=kept), form):
-                break
-        else:
-            return None
-        aten, shape = torch.ops.aten, bases[0][1]
+        aten = torch.ops.aten
         with self.graph.graph.inserting_before(node):
             small = self._made(node.target, *map_arg((node.args, node.kwargs), lambda one: self.copies[one][0]), once)
-            wide = self._made(aten.expand.default, (small, shape), {}, once.expand(shape))
-            copied = self._made(aten.clone.default, (wide,), {"memory_format": kept}, form)
-        self.copies[copied] = self.copies[wide] = (small, shape)
-        self._replace(node, copied)
-        return copied
+            found = self._made(aten.expand.default, (small, shape), {}, once.expand(shape))
+            if self.exact:
+                found = self._made(aten.clone.default, (found,), {"memory_format": kept}, form)
+        self.copies[found] = (small, shape)
+        self._replace(node, found)
+        return found
+
+    def _added(self, node: Node) -> Node | None:
+        """A sum over one number as that number, over two as one addition."""
+        given, form, own = node.args[0], form_of(node), form_of(node.args[0])
+        if form is None or own is None or own.dtype != form.dtype or not form.is_floating_point() or not form.numel():
+            return None
+        aten, count = torch.ops.aten, own.numel() // form.numel()
+        dims: Any = node.args[1] if len(node.args) > 1 else None
+        with self.graph.graph.inserting_before(node):
+            if count == 1 and same_form(own.reshape(form.shape), form):
+                found = self._made(aten.reshape.default, (given, list(form.shape)), {}, form)
+            elif count == 2 and name_of(node) == "sum" and isinstance(dims, list | tuple) and len(dims) == 1:
+                if not same_form(own.sum(dims).reshape(form.shape), form):
+                    return None
+                parts = [(given, dims[0], k) for k in range(2)]
+                halves = [self._made(aten.select.int, part, {}, own.select(dims[0], part[2])) for part in parts]
+                whole = own.select(dims[0], 0) + own.select(dims[0], 1)
+                found = self._made(aten.add.Tensor, tuple(halves), {}, whole)
+                if whole.dim() != form.dim():
+                    found = self._made(aten.unsqueeze.default, (found, dims[0]), {}, whole.unsqueeze(dims[0]))
+                if not same_form(form_of(found), form):
+                    return None
+            else:
+                return None
+        self._replace(node, found)
+        return found
 
     def _form_once(self, node: Node) -> Tensor | None:
         """The form of a pointwise operation on the values before they were copied."""
@@ -166,13 +195,21 @@ class _Folding:
         found = target(*arguments[0], **arguments[1])
         return found if isinstance(found, Tensor) else None
 
-    def _made(self, target: Any, arguments: Any, keywords: Any, form: Tensor) -> Node:
+    def _made(self, target: Any, arguments: Any, keywords: Any, form: Tensor | None) -> Node:
         """A new operation, or the same one from before."""
         key = (target, repr(arguments), repr(sorted(keywords.items())))
         if key not in self.seen:
             self.seen[key] = self.graph.graph.call_function(target, tuple(arguments), dict(keywords))
             self.seen[key].meta["val"] = form
         return self.seen[key]
+
+
+def _format(once: Tensor | None, shape: list[int], form: Tensor | None) -> torch.memory_format | None:
+    """How a value is to be copied for the copies to lie in memory as they should; None where that cannot be said."""
+    for kept in (torch.preserve_format, torch.contiguous_format) if once is not None else ():
+        if same_form(torch.clone(once.expand(shape), memory_format=kept), form):
+            return kept
+    return None
 
 
 def _shape(node: Any) -> list[int]:

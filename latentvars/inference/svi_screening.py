@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from latentvars.capture import capture
+from latentvars.capture import capture, folded, from_cpp
 from latentvars.inference.algorithm import OneByOne, Problem, Screened
 from latentvars.inference.guides import FromNoise, GlobalGuide
 from latentvars.inference.stopping import StopRule
 from latentvars.program import Program, model_parameters
-from latentvars.randomness import derive, seeded
+from latentvars.randomness import derive
 from latentvars.rows import Batch
 
 LARGEST = 20_000_000  # numbers that the starts may take together in one intermediate result
@@ -33,7 +33,10 @@ ENTRYWISE = (
     torch.optim.Adadelta,
 )
 
+SHORT = 16  # features of a column that is laid out feature by feature
+
 Parameters = dict[str, Tensor]
+Mapped = Callable[[Parameters, list[list[Tensor]]], tuple[Tensor, Parameters]]
 
 
 @dataclass(frozen=True)
@@ -102,16 +105,18 @@ def screen(
         return OneByOne(f"{type(stepper).__name__} does not work on each number of a parameter by itself")
     batch = problem.rows.batch(dtype=problem.program.dtype)
     try:
-        graph = _mapped(problem.program, batch, guides[0], short.draws)
-        graph(stacked, _noise(guides, seeds, 0, short.draws))
+        graph = _recorded(problem.program, _by_feature(batch), guides[0], short.draws)
+        noise = _noise(guides, seeds, 0, short.draws)
+        mapped = _flattened(graph, dict(stacked), noise, problem.program.dtype)
+        mapped(dict(stacked), noise)
     except (RuntimeError, TypeError) as error:
         return OneByOne(f"a step could not be captured ({str(error).splitlines()[0]})")
-    runs = _Runs(graph, guides, stacked, stepper, schedule(stepper) if schedule else None, short)
+    runs = _Runs(mapped, guides, stacked, stepper, schedule(stepper) if schedule else None, short)
     return runs.go(seeds, len(batch), float(batch.weights.sum()))
 
 
-def _mapped(program: Program, batch: Batch, guide: Any, draws: int) -> Callable[..., tuple[Tensor, Parameters]]:
-    """Parameters and noise of all starts → objectives ``[R]``, nats, and their gradients."""
+def _recorded(program: Program, batch: Batch, guide: Any, draws: int) -> Any:
+    """Parameters and noise of a start → its objective, nats, and gradients."""
 
     def step(parameters: Parameters, noise: list[list[Tensor]]) -> tuple[Tensor, Parameters]:
         leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
@@ -129,17 +134,53 @@ def _mapped(program: Program, batch: Batch, guide: Any, draws: int) -> Callable[
         return objective.detach(), found
 
     example = {name: value.detach() for name, value in guide.named_parameters() if value.numel()}
-    return torch.vmap(capture(step, example, [guide.drawn_noise() for _ in range(draws)], dtype=program.dtype))
+    return capture(step, example, [guide.drawn_noise() for _ in range(draws)], dtype=program.dtype)
+
+
+def _flattened(graph: Any, parameters: Parameters, noise: list[list[Tensor]], dtype: torch.dtype) -> Mapped:
+    """The graph mapped over the first dimension of parameters and noise, and that recorded in its turn.
+
+    What vmap does on the way is then done once, and what does not depend on arguments is computed once.
+    """
+    names, widths = list(parameters), [len(own) for own in noise]
+
+    def many(*tensors: Tensor) -> tuple[Tensor, ...]:
+        given = iter(tensors)
+        own = {name: next(given) for name in names}
+        objectives, gradients = torch.vmap(graph)(own, [[next(given) for _ in range(width)] for width in widths])
+        return objectives, *(gradients[name] for name in names)
+
+    def flat(parameters: Parameters, noise: list[list[Tensor]]) -> list[Tensor]:
+        return [*(parameters[name].detach() for name in names), *(part for own in noise for part in own)]
+
+    examples = flat(parameters, noise)
+    code = from_cpp(folded(capture(many, *examples, dtype=dtype), exact=False), *examples)
+
+    def run(parameters: Parameters, noise: list[list[Tensor]]) -> tuple[Tensor, Parameters]:
+        objectives, *gradients = code(*flat(parameters, noise))
+        return objectives, dict(zip(names, gradients, strict=True))
+
+    return run
+
+
+def _by_feature(batch: Batch) -> Batch:
+    """The same rows with short columns lying feature by feature: what is done to them runs along many rows."""
+
+    def turned(value: Tensor) -> Tensor:
+        short = value.dim() == 2 and value.is_floating_point() and value.shape[1] <= SHORT < value.shape[0]
+        return value.mT.contiguous().mT if short else value
+
+    return replace(batch, columns={name: turned(value) for name, value in batch.columns.items()})
 
 
 def _noise(guides: Sequence[Any], seeds: Sequence[int], update: int, draws: int) -> list[list[Tensor]]:
     """The noise of one step of every start: of each draw, what SVI would draw, ``[R, ...]``."""
-    found = []
+    found, lent = [], torch.Generator()
     for draw in range(draws):
         own = []
-        for guide, seed in zip(guides, seeds, strict=True):
-            with seeded(derive(seed, 8, update, draw)):
-                own.append(guide.drawn_noise())
+        for guide, seed in zip(guides, seeds, strict=True) if guides[0].noise else ():
+            lent.manual_seed(derive(derive(seed, 8, update, draw)))
+            own.append(guide.drawn_noise(lent))
         found.append([torch.stack(parts) for parts in zip(*own, strict=True)])
     return found
 
@@ -148,7 +189,7 @@ def _noise(guides: Sequence[Any], seeds: Sequence[int], update: int, draws: int)
 class _Runs:
     """All starts on their way; one that has ended, or failed, stays where it is."""
 
-    graph: Callable[..., tuple[Tensor, Parameters]]
+    graph: Mapped
     guides: Sequence[GlobalGuide]
     stacked: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
@@ -161,7 +202,9 @@ class _Runs:
         active, failed = torch.ones(starts, dtype=torch.bool), torch.zeros(starts, dtype=torch.bool)
         for update in range(self.short.passes):
             with torch.no_grad():
-                objectives, gradients = self.graph(self.stacked, _noise(self.guides, seeds, update, self.short.draws))
+                objectives, gradients = self.graph(
+                    dict(self.stacked), _noise(self.guides, seeds, update, self.short.draws)
+                )
             sound = objectives.isfinite() & torch.stack(
                 [g.reshape(starts, -1).isfinite().all(1) for g in gradients.values()]
             ).all(0)

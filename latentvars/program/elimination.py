@@ -97,6 +97,7 @@ def _merge(terms: list[Term]) -> Term:
         order = [term.dims.index(symbol) for symbol in dims if symbol in term.dims]
         value = term.value.permute(order)
         shape = [next(sizes) if symbol in term.dims else 1 for sizes in [iter(value.shape)] for symbol in dims]
-        aligned.append(value.reshape(shape))
+        # in one order of memory: sums of what lies crosswise, and all that follows, take several times as long
+        aligned.append(value.reshape(shape).contiguous())
     plates = frozenset().union(*(term.plates for term in terms))
     return Term(reduce(torch.add, aligned), dims, plates)
