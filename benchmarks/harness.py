@@ -57,6 +57,7 @@ class Task:
         difference: of two outcomes, relative.
         tolerance: the largest difference at which times mean anything.
         share: the largest share of the peer's peak memory; None: none is set.
+        limit: most seconds of ours, whatever the peer takes; None: none is set.
     """
 
     what: str
@@ -69,6 +70,7 @@ class Task:
     difference: Callable[[Any, Outcome, Outcome], float] = largest_difference
     tolerance: float = 1e-9
     share: float | None = None
+    limit: float | None = None
 
     @property
     def first(self) -> int:
@@ -193,6 +195,7 @@ def _asked(section: str, case: Case, task: Task) -> Line:
         reach=task.reach,
         tolerance=task.tolerance,
         share=task.share,
+        limit=task.limit,
     )
 
 

@@ -20,12 +20,14 @@ import chains
 import growth
 import latency
 import mixtures
+import svi
 import tables
 from harness import HERE, Line, Settings, environment
 
 SECTIONS: dict[str, Callable[[Settings], Iterator[Line]]] = {
     "chains": chains.lines,
     "mixtures": mixtures.lines,
+    "svi": svi.lines,
     "latency": latency.lines,
     "growth": growth.lines,
 }

@@ -206,7 +206,9 @@ class _Folding:
 
 def _format(once: Tensor | None, shape: list[int], form: Tensor | None) -> torch.memory_format | None:
     """How a value is to be copied for the copies to lie in memory as they should; None where that cannot be said."""
-    for kept in (torch.preserve_format, torch.contiguous_format) if once is not None else ():
+    if once is None:
+        return None
+    for kept in (torch.preserve_format, torch.contiguous_format):
         if same_form(torch.clone(once.expand(shape), memory_format=kept), form):
             return kept
     return None

@@ -1,0 +1,327 @@
+"""Stochastic variational inference beside Pyro's and beside a hand-written loop in torch; the density for samplers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from harness import Call, Case, Line, Outcome, Settings, Task, compared
+
+RESTARTS = 20
+COMPONENTS = 5
+RATE, NETWORK_RATE = 0.01, 1e-3
+BATCH = 256
+SCHOOLS = {
+    "y": np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]),
+    "sigma": np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]),
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Columns by name, a point of the globals, and sizes of networks ``(features, hidden, latents)``."""
+
+    columns: dict[str, np.ndarray]
+    point: dict[str, np.ndarray]
+    sizes: tuple[int, int, int] = (0, 0, 0)
+
+
+def lines(settings: Settings) -> Iterator[Line]:
+    return compared("svi", cases(settings.quick), settings)
+
+
+def cases(quick: bool) -> list[Case]:
+    rounds = 3 if quick else 5
+    steps = (100, 500) if quick else (200, 2_200)
+    starts = (5, 25) if quick else (10, 110)
+    mixture = (
+        Task("SVI step", "Pyro, TraceEnum_ELBO", our_svi(mixture_model), their_svi(mixture_model), 5, passes=steps),
+        Task(
+            f"step of {RESTARTS} starts",
+            f"Pyro, {RESTARTS} runs",
+            our_svi(mixture_model, RESTARTS),
+            their_svi(mixture_model, RESTARTS),
+            20,
+            passes=starts,
+        ),
+    )
+    logistic = (
+        Task("SVI step", "Pyro, Trace_ELBO", our_svi(logistic_model), their_svi(logistic_model), 4, passes=steps),
+    )
+    gradient = (
+        Task(
+            "gradient, compiled", "Pyro, potential_fn", our_gradient, their_gradient, passes=(100, 1_100), limit=30e-6
+        ),
+    )
+    found = [
+        Case("mixture, explicit z, N=1,000, K=5, D=2", clusters, functools.partial(clusters, 50), mixture, rounds),
+        Case("logistic regression, N=2,000, D=8", regression, functools.partial(regression, 50), logistic, rounds),
+        Case("eight schools", schools, schools, gradient, rounds),
+    ]
+    for rows, sizes, reach in ((28_752, (64, 128, 8), 0.6), (60_000, (784, 400, 20), 0.75)):
+        rows = rows if not quick else min(rows, 10_000)
+        name = f"VAE {'-'.join(map(str, sizes))}, N={rows:,}, batch {BATCH}"
+        # the floor of time: 0.85 of the loop's
+        task = Task("epoch", "torch loop, Adam", our_vae, their_vae, 1 / 0.85, 1 / reach, (1, 4), tolerance=0.02)
+        data, tiny = (functools.partial(pictures, n, sizes) for n in (rows, 600))
+        found.append(Case(name, data, tiny, (task,), rounds))
+    return found
+
+
+def clusters(rows: int = 1_000) -> Data:
+    noise = np.random.default_rng(0)
+    centres = noise.normal(0, 3.5, (COMPONENTS, 2))
+    x = noise.normal(size=(rows, 2)) + centres[noise.integers(COMPONENTS, size=rows)]
+    point = {
+        "weights": noise.dirichlet(np.full(COMPONENTS, 20.0)),
+        "loc": centres,
+        "scale": np.full((COMPONENTS, 2), 1.2),
+    }
+    return Data({"x": x}, point)
+
+
+def regression(rows: int = 2_000) -> Data:
+    noise = np.random.default_rng(1)
+    x, slopes = noise.normal(size=(rows, 8)), noise.normal(size=8)
+    y = (noise.random(rows) < 1 / (1 + np.exp(-x @ slopes))).astype(float)
+    return Data({"x": x, "y": y}, {"slopes": slopes, "intercept": np.array(0.1)})
+
+
+def schools() -> Data:
+    return Data(SCHOOLS, {"mu": np.array(4.0), "tau": np.array(3.0), "effects": np.linspace(-1, 1, 8)})
+
+
+def pictures(rows: int, sizes: tuple[int, int, int]) -> Data:
+    """Zeros and ones whose logits are linear in a few numbers."""
+    noise = np.random.default_rng(2)
+    features, _, latents = sizes
+    logits = noise.normal(size=(rows, latents)) @ noise.normal(size=(latents, features)) - 1.0
+    return Data({"x": (noise.random((rows, features)) < 1 / (1 + np.exp(-logits))).astype(np.float64)}, {}, sizes)
+
+
+def ones(*shape: int) -> Any:
+    import torch
+
+    return torch.ones(shape, dtype=torch.float64)
+
+
+def mixture_model(rows: Any) -> None:
+    import pyro
+    import pyro.distributions as dist
+
+    weights = pyro.sample("weights", dist.Dirichlet(ones(COMPONENTS)))
+    loc = pyro.sample("loc", dist.Normal(0 * ones(COMPONENTS, 2), 5.0).to_event(2))
+    scale = pyro.sample("scale", dist.LogNormal(0 * ones(COMPONENTS, 2), 1.0).to_event(2))
+    with rows.plate():
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.sample("x", dist.Normal(loc[z], scale[z]).to_event(1), obs=rows["x"])
+
+
+def logistic_model(rows: Any) -> None:
+    import pyro
+    import pyro.distributions as dist
+
+    slopes = pyro.sample("slopes", dist.Normal(0 * ones(8), 1.0).to_event(1))
+    intercept = pyro.sample("intercept", dist.Normal(0 * ones(), 1.0))
+    with rows.plate():
+        pyro.sample("y", dist.Bernoulli(logits=intercept + rows["x"] @ slopes), obs=rows["y"])
+
+
+def schools_model(rows: Any) -> None:
+    import pyro
+    import pyro.distributions as dist
+
+    mu = pyro.sample("mu", dist.Normal(0 * ones(), 5.0))
+    tau = pyro.sample("tau", dist.HalfCauchy(5 * ones()))
+    effects = pyro.sample("effects", dist.Normal(0 * ones(8), 1.0).to_event(1))
+    with rows.plate():
+        pyro.sample("y", dist.Normal(mu + tau * effects[rows.index], rows["sigma"]), obs=rows["y"])
+
+
+@dataclass(frozen=True)
+class Model:
+    """A function as a model."""
+
+    function: Callable[[Any], None]
+
+    def model(self, rows: Any) -> None:
+        self.function(rows)
+
+
+def our_svi(function: Callable[[Any], None], restarts: int = 1) -> Callable[[Data], Call]:
+    """Recorded at once, so that few and many passes differ by steps alone."""
+
+    def prepare(data: Data) -> Call:
+        import latentvars as lv
+
+        model, rows = Model(function), lv.Rows(data.columns)
+        capture = lv.Capture(wait=0, least=0)
+        joint = our_joint(model, rows, data)
+
+        def run(passes: int) -> Outcome:
+            algorithm = lv.SVI(passes=passes, batch_size=len(rows), restarts=restarts, stop=lv.Never(), capture=capture)
+            lv.fit(model, rows, algorithm, progress=False)
+            return {"log joint at a point": joint}
+
+        return run
+
+    return prepare
+
+
+def our_joint(model: Model, rows: Any, data: Data) -> np.ndarray:
+    """Log joint density of globals and rows at the point, nats, discrete locals summed out."""
+    import latentvars as lv
+
+    fit = lv.from_point(model, rows, data.point)
+    return np.array([fit.log_likelihood + float(fit.program.prior(fit.point))])
+
+
+def their_svi(function: Callable[[Any], None], restarts: int = 1) -> Callable[[Data], Call]:
+    def prepare(data: Data) -> Call:
+        import pyro
+        from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
+        from pyro.infer.autoguide import AutoNormal
+
+        import latentvars as lv
+
+        batch = lv.Rows(data.columns).batch()
+        enumerated = function is mixture_model
+        model = config_enumerate(function) if enumerated else function
+        elbo = TraceEnum_ELBO(max_plate_nesting=1) if enumerated else Trace_ELBO(max_plate_nesting=1)
+        guided = pyro.poutine.block(function, hide=["z"]) if enumerated else function
+        joint = their_joint(model, guided, batch, data)
+
+        def run(passes: int) -> Outcome:
+            for seed in range(restarts):
+                pyro.clear_param_store()
+                pyro.set_rng_seed(seed)
+                svi = SVI(model, AutoNormal(guided, init_scale=0.1), pyro.optim.Adam({"lr": RATE}), elbo)
+                for _ in range(passes):
+                    svi.step(batch)
+            return {"log joint at a point": joint}
+
+        return run
+
+    return prepare
+
+
+def their_joint(model: Any, guided: Any, batch: Any, data: Data) -> np.ndarray:
+    """The same by Pyro's ELBO with a point mass as guide."""
+    import pyro
+    import torch
+    from pyro.infer import TraceEnum_ELBO
+    from pyro.infer.autoguide import AutoDelta
+    from pyro.infer.autoguide.initialization import init_to_value
+
+    pyro.clear_param_store()
+    point = {name: torch.as_tensor(value) for name, value in data.point.items()}
+    guide = AutoDelta(guided, init_loc_fn=init_to_value(values=point))
+    with torch.no_grad():
+        found = -TraceEnum_ELBO(max_plate_nesting=1).loss(model, guide, batch)
+    pyro.clear_param_store()
+    return np.array([found])
+
+
+def our_gradient(data: Data) -> Call:
+    import torch
+
+    from latentvars.capture import Potential, Way
+    from latentvars.program import Program
+    from latentvars.rows import Rows
+
+    rows = Rows(data.columns)
+    program = Program.of(Model(schools_model), rows)
+    potential = Potential.of(program, rows.batch(dtype=program.dtype))
+    if potential.way is not Way.COMPILED:
+        raise RuntimeError(f"not compiled: {'; '.join(potential.reasons)}")
+    free = program.space.unconstrain({name: torch.as_tensor(value) for name, value in data.point.items()}).numpy()
+
+    def run(calls: int) -> Outcome:
+        for _ in range(calls - 1):
+            potential.numpy(free)
+        value, gradient = potential.numpy(free)
+        return {"potential": np.array([value]), "gradient": gradient}
+
+    return run
+
+
+def their_gradient(data: Data) -> Call:
+    """The potential and gradient that Pyro's NUTS works with; its transforms of these globals are ours."""
+    import torch
+    from pyro.infer.mcmc.util import initialize_model
+    from pyro.ops.integrator import potential_grad
+
+    import latentvars as lv
+
+    batch = lv.Rows(data.columns).batch()
+    start, potential, transforms, _ = initialize_model(schools_model, (batch,))
+    free = {
+        name: transforms[name](torch.as_tensor(data.point[name]))
+        if name in transforms
+        else torch.as_tensor(data.point[name])
+        for name in start
+    }
+
+    def run(calls: int) -> Outcome:
+        for _ in range(calls - 1):
+            potential_grad(potential, free)
+        gradient, value = potential_grad(potential, free)
+        parts = [gradient[name].reshape(-1) for name in data.point]
+        return {"potential": np.array([float(value)]), "gradient": torch.cat(parts).numpy()}
+
+    return run
+
+
+def our_vae(data: Data) -> Call:
+    import torch
+
+    import latentvars as lv
+
+    features, hidden, latents = data.sizes
+    rows = lv.Rows(data.columns)
+    optimizer = functools.partial(torch.optim.Adam, lr=NETWORK_RATE)
+
+    def run(epochs: int) -> Outcome:
+        model = lv.models.VAE.mlp(features, latents, (hidden,))
+        capture = lv.Capture(wait=0, least=0)
+        algorithm = lv.SVI(passes=epochs, batch_size=BATCH, optimizer=optimizer, stop=lv.Never(), capture=capture)
+        fit = lv.fit(model, rows, algorithm, progress=False)
+        return {"bound": fit.history[-1:]}
+
+    return run
+
+
+def their_vae(data: Data) -> Call:
+    """The loop that everyone writes."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    features, hidden, latents = data.sizes
+    x = torch.from_numpy(data.columns["x"]).float()
+
+    def run(epochs: int) -> Outcome:
+        torch.manual_seed(0)
+        encoder = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, 2 * latents))
+        decoder = nn.Sequential(nn.Linear(latents, hidden), nn.GELU(), nn.Linear(hidden, features))
+        optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=NETWORK_RATE)
+        total = 0.0
+        for _ in range(epochs):
+            order, total = torch.randperm(len(x)), 0.0
+            for first in range(0, len(x), BATCH):
+                batch = x[order[first : first + BATCH]]
+                loc, log_scale = encoder(batch).chunk(2, -1)
+                scale = log_scale.exp()
+                logits = decoder(loc + scale * torch.randn_like(scale))
+                misfit = functional.binary_cross_entropy_with_logits(logits, batch, reduction="sum")
+                loss = misfit + 0.5 * (loc.square() + scale.square() - 1 - 2 * log_scale).sum()
+                optimizer.zero_grad()
+                (loss / len(batch)).backward()
+                optimizer.step()
+                total += float(loss)
+        return {"bound": np.array([-total / len(x)])}
+
+    return run
