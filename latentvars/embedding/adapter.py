@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any, NoReturn
 
@@ -20,6 +20,8 @@ from latentvars.rows import Rows, Schema
 from latentvars.rows.layout import default_features
 
 STEPS = ("pooled", "each")
+COPIES = 4  # of the numbers of rows that are taken up: as read, hashed, sorted into blocks
+OF_A_ROW = 12  # numbers besides: hashes, positions, names
 
 
 class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
@@ -40,6 +42,7 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         steps: for sequences, ``"pooled"``: the mean over the row's own steps ``[N, W]``; ``"each"``: one vector for
             each step, ``[S, W]``, row after row. Without effect where a row is an observation.
         batch_rows: rows that are taken up at a time, which bounds the memory and has no effect on the result.
+        memory: bytes that the rows which are taken up may need, with their vectors; a lower ``batch_rows`` follows.
 
     Attributes:
         fit_: the fit (after ``fit``).
@@ -56,11 +59,13 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         sites: str | Sequence[str] | None = None,
         steps: str = "pooled",
         batch_rows: int = 65_536,
+        memory: int | None = None,
     ) -> None:
         self.source = source
         self.sites = sites
         self.steps = steps
         self.batch_rows = batch_rows
+        self.memory = memory
 
     def fit(self, X: Any, y: Any = None) -> Embedding:
         """Run the recipe on ``X``; with a fit as the source, only check that it can read ``X``.
@@ -101,18 +106,52 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
             NotFittedError: a recipe that ``fit`` has not run yet.
             ValueError: data unlike those that were fitted.
         """
-        self._check_settings()
-        fitted = self._fitted()
-        rows = _conformed(fitted, self._rows(X, learning=False))
-        parts = self._channels(rows)
-        each = self.steps == "each" and rows.lengths is not None
-        sizes = range(0, len(rows), self.batch_rows)
-        pieces = [
-            _embedded(fitted, rows.subset(slice(k, k + self.batch_rows)) if len(sizes) > 1 else rows, parts, each)
-            for k in sizes
-        ]
+        rows, parts = self._prepared(X)
+        pieces = list(self._pieces(rows, parts))
         vectors = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
         return framed(vectors, self._names(parts), rows, X, getattr(self, "_container", None))
+
+    def transform_parts(self, X: Any) -> Iterator[np.ndarray]:
+        """What :meth:`transform` gives, as arrays of some rows at a time, in their order: for data that stay in files.
+
+        Args:
+            X: as for :meth:`transform`.
+
+        Yields:
+            Vectors of at most ``batch_rows`` rows, ``[B, W]``.
+        """
+        rows, parts = self._prepared(X)
+        yield from self._pieces(rows, parts)
+
+    def _prepared(self, x: Any) -> tuple[Rows, tuple[Channel, ...]]:
+        self._check_settings()
+        rows = _conformed(self._fitted(), self._rows(x, learning=False))
+        return rows, self._channels(rows)
+
+    def _pieces(self, rows: Rows, parts: tuple[Channel, ...]) -> Iterator[np.ndarray]:
+        """Vectors of some rows at a time."""
+        fitted, each, size = (
+            self._fitted(),
+            self.steps == "each" and rows.lengths is not None,
+            self._at_once(rows, parts),
+        )
+        for low in range(0, len(rows), size):
+            rows.check_unchanged()
+            some = rows if size >= len(rows) and not rows.streamed else rows.subset(slice(low, low + size))
+            yield _embedded(fitted, some, parts, each)
+
+    def _at_once(self, rows: Rows, parts: tuple[Channel, ...]) -> int:
+        """Rows that are taken up at a time."""
+        if self.memory is None:
+            return self.batch_rows
+        steps = 1 if rows.lengths is None else int(rows.lengths.max())
+        numbers = COPIES * sum(value.shape[1:].numel() for value in rows.columns.values())
+        row = 8 * (
+            steps * numbers + OF_A_ROW + (steps if self.steps == "each" else 1) * 2 * sum(p.width for p in parts)
+        )
+        if row > self.memory:
+            raise SettingError(f"memory={self.memory}", f"at least {row} bytes, for one row", "raise memory=.")
+        return max(1, min(self.batch_rows, self.memory // row))
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the coordinates ``[W]``: ``z_component_0``, ... where the model names axes, otherwise ``z0``, ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 
-from latentvars.rows import Rows
+from latentvars.rows import Parquet, Rows
 
 FEWEST = 2  # rows (or steps) from which anything can be learnt
 
@@ -44,7 +45,9 @@ def table_to_rows(x: Any, estimator: BaseEstimator, *, learning: bool) -> Rows:
 
 
 def is_table(x: Any) -> bool:
-    """Whether ``x`` is for scikit-learn to read: neither Rows, tensor nor mapping, nor a list of sequences."""
+    """Whether ``x`` is for scikit-learn to read: no Rows, tensor, mapping, file or list of sequences."""
+    if isinstance(x, os.PathLike | Parquet):
+        return False
     if isinstance(x, Rows | Mapping | torch.Tensor) and not issparse(x):  # some sparse matrices are mappings
         return False
     return not (isinstance(x, list | tuple) and any(hasattr(item, "shape") and len(item.shape) for item in x))

@@ -86,16 +86,18 @@ class Mapped:
     def read(self, start: int, stop: int) -> np.ndarray:
         count = max(0, stop - start)
         shape = (count, *self.shape[1:])
-        row = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
-        if self.strides == np.empty((0, *self.shape[1:]), self.dtype).strides:
-            found = np.fromfile(self.path, self.dtype, shape[0] * row // self.dtype.itemsize, offset=self._at(start))
-            if found.nbytes != count * row:
+        if self.strides == np.empty((1, *self.shape[1:]), self.dtype).strides:
+            numbers = int(np.prod(shape, dtype=np.int64))
+            found = np.fromfile(self.path, self.dtype, numbers, offset=self._at(start))
+            if found.size != numbers:
                 raise _shrunk(self.where, start, stop)
             return found.reshape(shape)
         if any(stride < 0 for stride in self.strides):
             raise KindError(
                 f"a reversed view of {self.where}", "an array in the order of its file", "map the file anew."
             )
+        if self._at(start) + self._extent(shape) > self.path.stat().st_size:
+            raise _shrunk(self.where, start, stop)
         window = np.memmap(self.path, np.uint8, "r", offset=self._at(start), shape=(self._extent(shape),))
         view = np.ndarray(shape, self.dtype, window, strides=self.strides)
         return np.array(view, order="C")  # the window is unmapped when it goes out of scope
