@@ -12,6 +12,7 @@ from latentvars.errors import LatentVarsError, ModelError
 from latentvars.inference.whole import Whole
 from latentvars.program import Program, check_labels, check_missing
 from latentvars.rows import Rows
+from latentvars.rows.column import CHUNK
 
 
 def prepared(model: LatentModel, data: Any) -> Rows:
@@ -25,7 +26,7 @@ def prepared(model: LatentModel, data: Any) -> Rows:
 
 def _prepared_in_parts(prepare: Callable[[Rows], Rows], rows: Rows) -> Rows:
     """Rows that stay in their files, all of which ``prepare`` has seen."""
-    for low, part in rows.parts(READ_AT_ONCE):
+    for low, part in rows.parts(CHUNK):
         try:
             found = prepare(part)
         except LatentVarsError as error:
@@ -47,9 +48,6 @@ class Restrictions:
 
     fixed: Mapping[str, Any] = field(default_factory=dict)
     tied: Mapping[str, Any] = field(default_factory=dict)
-
-
-READ_AT_ONCE = 2**20  # numbers
 
 
 def bind(

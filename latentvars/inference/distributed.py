@@ -56,7 +56,7 @@ class Distributed:
     A batch of EM, or of SVI as a whole, is spread over the processes: an update takes rows from each in proportion to
     its share, ``batch_size`` being their number in all processes, and no process has more than that in one batch. There
     is one all-reduce an update. Starts, plans and references come from rows of all processes: all rows where
-    they are few (4 million numbers), otherwise a sample of each share. An error in one process ends all of them with an
+    they are few (2 million numbers), otherwise a sample of each share. An error in one process ends all of them with an
     error; one that is gone does as soon as its connection is closed, and one that is silent after ``timeout``.
 
     Attributes:

@@ -11,7 +11,7 @@ from torch import Size, Tensor
 from latentvars.errors import DataError, KindError
 from latentvars.rows.streams import Stamp, Stream
 
-CHUNK = 2**20  # numbers that a pass over a file reads at a time
+CHUNK = 2**18  # numbers that a pass over a file reads at a time
 NEAR = 256  # rows between two that are wanted, up to which all are read in one go
 
 
@@ -71,6 +71,9 @@ class Column:
 
     def _picked(self, flat: Tensor) -> Tensor:
         """Rows that lie near one another are read together."""
+        low, high = int(flat[0]), int(flat[-1])
+        if high - low + 1 == len(flat) and torch.equal(flat, torch.arange(low, high + 1)):
+            return self._read(low, high + 1)
         wanted, place = torch.unique(flat, return_inverse=True)
         cuts = ((wanted[1:] - wanted[:-1]) > NEAR).nonzero()[:, 0] + 1
         parts = []

@@ -13,8 +13,6 @@ from latentvars.errors import DataError, KindError, NameUnknownError, ShapeError
 from latentvars.rows.column import Column
 from latentvars.rows.reading import Source, is_missing, labels, share, to_tensor
 
-SHARED = 10_000_000  # rows beyond which equal weights are one number
-
 
 def unknown_column(name: str, columns: Mapping[str, Tensor]) -> NameUnknownError:
     """The error for a column that does not exist."""
@@ -185,12 +183,10 @@ def known_labels(name: str, given: Any, size: int, steps: int, order: Tensor | N
     return labels if order is None or len(labels) != steps else labels[order]
 
 
-def row_weights(given: Any, size: int) -> Tensor:
-    """Weights ``[size]``, float64, checked; ones where none were given."""
-    if given is None:  # one number, however many rows there are
-        return (
-            torch.ones(1, dtype=torch.float64).expand(size) if size > SHARED else torch.ones(size, dtype=torch.float64)
-        )
+def row_weights(given: Any, size: int, streamed: bool = False) -> Tensor:
+    """Weights ``[size]``, float64, checked; ones where none were given: a single number where rows stay in files."""
+    if given is None:
+        return torch.ones(1, dtype=torch.float64).expand(size) if streamed else torch.ones(size, dtype=torch.float64)
     weights = to_tensor("weights", given).to(torch.float64)
     if weights.shape != (size,):
         raise ShapeError(

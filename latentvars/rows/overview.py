@@ -17,7 +17,7 @@ from latentvars.rows.layout import check_values, has_nan
 if TYPE_CHECKING:
     from latentvars.rows.rows import Rows
 
-SEEN = 2**22  # numbers in a sample
+SEEN = 2**21  # numbers in a sample
 FIRST = 1_000
 
 
@@ -71,22 +71,40 @@ def checked(rows: Rows) -> Overview:
 
 def _surveyed(rows: Rows, check: bool) -> Overview:
     size = max(1, SEEN // max(1, round(_numbers(rows) / len(rows))))
-    chosen = np.arange(len(rows))
-    if len(rows) > size:
-        chosen = np.unique(np.random.default_rng(0).integers(len(rows), size=size))
-    first, sample, extremes, found = [], [], _Extremes(), 0
+    few = len(rows) <= size
+    chosen = np.arange(len(rows)) if few else np.unique(np.random.default_rng(0).integers(len(rows), size=size))
+    sample, first, extremes = _Filled(rows, torch.from_numpy(chosen)), [], _Extremes()
     for low, part in rows.parts(CHUNK):
         if check:
             _check(rows, part, low)
-        extremes.look(part)
-        if found < FIRST:
-            used = (part.weights > 0).nonzero()[: FIRST - found, 0]
-            found += len(used)
-            first += [part.picked(used)] if len(used) else []
+        extremes.look(part, low)
+        if len(first) < FIRST:
+            first += (low + (part.weights > 0).nonzero()[: FIRST - len(first), 0]).tolist()
         own = chosen[np.searchsorted(chosen, low) : np.searchsorted(chosen, low + len(part))]
-        sample += [part.picked(torch.from_numpy(own - low))] if len(own) else []
-    join = type(rows).joined
-    return Overview(join(first), join(sample), join(extremes.rows or first[:1]), torch.from_numpy(chosen), len(rows))
+        sample.add(part, torch.from_numpy(own - low))
+    ends = torch.tensor(sorted(extremes.positions)) if extremes.positions else torch.tensor(first[:1])
+    beginning = rows.picked(torch.tensor(first))
+    held = rows.holding(sample.columns, torch.from_numpy(chosen))
+    return Overview(beginning, held, rows.picked(ends), torch.from_numpy(chosen), len(rows))
+
+
+class _Filled:
+    """Rows whose place in memory is taken at once: small pieces between large ones would break memory up."""
+
+    def __init__(self, rows: Rows, at: Tensor) -> None:
+        steps = len(at) if rows.lengths is None else int(rows.lengths[at].sum())
+        self.columns = {
+            name: torch.empty((steps, *value.shape[1:]), dtype=value.dtype) for name, value in rows.columns.items()
+        }
+        self.filled = 0
+
+    def add(self, part: Rows, at: Tensor) -> None:
+        """The rows ``at`` of a part come next."""
+        if len(at):
+            some = part.picked(at)
+            for name, value in some.columns.items():
+                self.columns[name][self.filled : self.filled + some.steps] = value
+            self.filled += some.steps
 
 
 def joined(parts: Sequence[Overview]) -> Overview:
@@ -124,23 +142,23 @@ class _Extremes:
 
     def __init__(self) -> None:
         self.best: dict[tuple[str, int], Tensor] = {}
-        self.held: dict[tuple[str, int, int], Rows] = {}
+        self.held: dict[tuple[str, int], Tensor] = {}
 
     @property
-    def rows(self) -> list[Rows]:
-        return list(self.held.values())
+    def positions(self) -> set[int]:
+        return {at for held in self.held.values() for at in held.tolist() if at >= 0}
 
-    def look(self, part: Rows) -> None:
-        owner = torch.arange(len(part))
+    def look(self, part: Rows, low: int) -> None:
+        owner = torch.arange(low, low + len(part))
+        used = part.weights > 0
         if part.lengths is not None:
-            owner = owner.repeat_interleave(part.lengths)
-        used = part.weights[owner] > 0
+            owner, used = owner.repeat_interleave(part.lengths), used.repeat_interleave(part.lengths)
         for name, value in part.columns.items():
             flat = value.reshape(len(value), -1).double()
             for sign in (1, -1):
-                signed = torch.where(used[:, None] & ~flat.isnan(), sign * flat, torch.inf)
-                least, at = signed.min(0)
-                before = self.best.get((name, sign), torch.full_like(least, torch.inf))
-                for feature in (least < before).nonzero()[:, 0].tolist():
-                    self.held[name, sign, feature] = part.picked(owner[at[feature]][None])
-                self.best[name, sign] = torch.minimum(before, least)
+                least, at = torch.where(used[:, None] & ~flat.isnan(), sign * flat, torch.inf).min(0)
+                key = name, sign
+                before = self.best.get(key, torch.full_like(least, torch.inf))
+                held = self.held.get(key, torch.full_like(at, -1))
+                self.held[key] = torch.where(least < before, owner[at], held)
+                self.best[key] = torch.minimum(before, least)

@@ -98,7 +98,8 @@ class Rows:
         values = {name: source.values for name, source in sources.items()}
         for name, value in values.items():
             check_values(name, value)
-        if groups is not None and any(isinstance(value, Column) for value in values.values()):
+        streamed = any(isinstance(value, Column) for value in values.values())
+        if groups is not None and streamed:
             raise KindError("groups= of rows in a file", "sequences that lie one after another", "pass lengths=.")
         found_lengths, order, ids = row_lengths(sources, steps, lengths, groups)
         if order is not None:
@@ -109,8 +110,8 @@ class Rows:
         features = {n: sources[n].features or default_features(n, shape) for n, shape in shapes.items() if shape}
         labels = {name: known_labels(name, value, size, steps, order) for name, value in (known or {}).items()}
         found_names = row_names(names, found_names, size)
-        self._set(values, found_lengths, row_weights(weights, size), features, found_names, labels)
-        if self.streamed:
+        self._set(values, found_lengths, row_weights(weights, size, streamed), features, found_names, labels)
+        if streamed:
             object.__setattr__(self, "overview", checked(self))
             self._find_gaps()
 
@@ -245,16 +246,24 @@ class Rows:
 
     def picked(self, at: Tensor, names: Sequence[Hashable] | None = None) -> Rows:
         """The rows at positions ``[B]`` from 0, in memory, named by their order where no names are given."""
-        where, lengths = at, None
-        if self.lengths is not None:
-            lengths = self.lengths[at]
-            padded = self._padded(at)
-            where = padded[torch.arange(padded.shape[1]) < lengths[:, None]]
+        where = self._steps_of(at)
+        return self.holding({name: value[where] for name, value in self.columns.items()}, at, names)
+
+    def holding(self, columns: Mapping[str, Tensor], at: Tensor, names: Sequence[Hashable] | None = None) -> Rows:
+        """The rows at positions ``[B]``, whose columns have been read already."""
         rows = object.__new__(Rows)
-        columns = {name: value[where] for name, value in self.columns.items()}
-        known = {name: value[where if len(value) == self.steps else at] for name, value in self.known.items()}
-        rows._set(columns, lengths, self.weights[at], self.features, range(len(at)) if names is None else names, known)
+        lengths = None if self.lengths is None else self.lengths[at]
+        known = {n: value[at if len(value) == len(self) else self._steps_of(at)] for n, value in self.known.items()}
+        names = range(len(at)) if names is None else names
+        rows._set(columns, lengths, self.weights[at], self.features, names, known)
         return rows
+
+    def _steps_of(self, at: Tensor) -> Tensor:
+        """Positions in the columns of the rows ``at``."""
+        if self.lengths is None:
+            return at
+        padded = self._padded(at)
+        return padded[torch.arange(padded.shape[1]) < self.lengths[at][:, None]]
 
     def parts(self, numbers: int) -> Iterator[tuple[int, Rows]]:
         """All rows in their order, in memory some at a time: the position of the first, and rows of so many numbers."""
