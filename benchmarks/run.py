@@ -32,11 +32,12 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Line]]] = {
     "growth": growth.lines,
 }
 EMBEDDING = "embedding"  # has a table of its own: accuracies, not times
+ALONE = ("memory", "distributed")  # programs that print and write blocks of their own; only run where they are named
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = [*SECTIONS, EMBEDDING]
+    every = [*SECTIONS, EMBEDDING, *ALONE]
     parser.add_argument("sections", nargs="*", help=f"some of {', '.join(every)}; all by default")
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds, one seed")
     parser.add_argument("--threads", type=int, default=_cores(), help="of either side; default: all cores")
@@ -56,6 +57,9 @@ def main() -> int:
         print(tables.summary(found))
     if not given.sections or EMBEDDING in given.sections:
         _embedding(settings, write)
+    for name in (name for name in ALONE if name in given.sections):
+        flags = ["--quick"] * given.quick + ["--write"] * write
+        subprocess.run([sys.executable, str(HERE / f"{name}.py"), *flags], env=environment(settings), check=True)
     return int(any({"DIFFERS", "FAILED"} & set(line.verdicts) for line in found))
 
 

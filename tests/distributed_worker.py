@@ -68,9 +68,12 @@ class Sampled:
 EM = lv.EM(stop=lv.Tolerance(1e-11))
 FULL = functools.partial(torch.optim.Adam, lr=0.05)
 MIXTURE, CHAIN = lv.models.GaussianMixture(3), lv.models.HiddenMarkov(2, lv.emissions.Poisson())
+WITH_PRIOR = lv.models.GaussianMixture(
+    3, priors={"weights": dist.Dirichlet(torch.full((3,), 4.0, dtype=torch.float64))}
+)
 FITS: dict[str, tuple[Any, Any, lv.Rows]] = {
     "mixture": (MIXTURE, EM, mixture_rows()),
-    "batches": (MIXTURE, lv.EM(stop=lv.Tolerance(1e-11), batch_size=17), mixture_rows()),
+    "batches": (WITH_PRIOR, lv.EM(stop=lv.Tolerance(1e-11), batch_size=17), mixture_rows()),
     "accelerated": (MIXTURE, lv.EM(stop=lv.Tolerance(1e-11), accelerate=True), mixture_rows()),
     "chain": (CHAIN, EM, chain_rows()),
     "starts in turn": (MIXTURE, lv.EM(restarts=3, stop=lv.Tolerance(1e-10)), mixture_rows()),
