@@ -58,6 +58,7 @@ class Task:
         tolerance: the largest difference at which times mean anything.
         share: the largest share of the peer's peak memory; None: none is set.
         limit: most seconds of ours, whatever the peer takes; None: none is set.
+        copies: runs of the peer that the work takes, one after the other, of which one is timed.
     """
 
     what: str
@@ -71,6 +72,7 @@ class Task:
     tolerance: float = 1e-9
     share: float | None = None
     limit: float | None = None
+    copies: int = 1
 
     @property
     def first(self) -> int:

@@ -71,8 +71,9 @@ def interleaved(task: Task, ours: Call, theirs: Call, rounds: int) -> dict[str, 
     for number in range(rounds):
         for name in sorted(sides, reverse=bool(number % 2)):
             unit, whole = once(task, sides[name])
-            units[name].append(unit)
-            wholes[name].append(whole)
+            copies = task.copies if name == "theirs" else 1
+            units[name].append(unit * copies)
+            wholes[name].append(whole * copies)
     ratios = [b / a if a > 0 else float("nan") for a, b in zip(units["ours"], units["theirs"], strict=True)]
     found: dict[str, Any] = {name: statistics.median(units[name]) for name in sides}
     if found["ours"] <= 0:

@@ -86,6 +86,22 @@ def test_a_short_graph_gives_the_same_bits() -> None:
             assert own.stride() == by_graph.stride()
 
 
+def crosswise(x: Tensor, rows: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+    """Values that are repeated along rows over values that are repeated along features."""
+    spread = rows[:, None].expand(5_000, 2) / scale.expand(5_000, 2)
+    return spread * x, (spread + scale.log().expand(5_000, 2)).sum(0)
+
+
+def test_results_along_rows_are_the_same_numbers() -> None:
+    noise = torch.Generator().manual_seed(0)
+    given = [torch.rand(shape, dtype=DOUBLE, generator=noise) + 0.1 for shape in ((5_000, 2), (5_000,), (2,))]
+    given[0] = given[0].mT.contiguous().mT
+    short = folded(capture(crosswise, *given, dtype=DOUBLE), exact=False)
+    assert any(node.name.startswith("transpose") for node in short.graph.nodes)
+    for own, found in zip(crosswise(*given), short(*given), strict=True):
+        torch.testing.assert_close(found, own, rtol=1e-13, atol=1e-13)
+
+
 @pytest.mark.parametrize("fastest", [Way.MODEL, Way.GRAPH])
 def test_the_potential_is_pyros(fastest: Way) -> None:
     program, batch = schools()

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 from torch.fx.node import map_arg
 
+from latentvars.capture.layout import along_rows
 from latentvars.capture.nodes import form_of, has_effect, is_pointwise, is_random, name_of, same_form, touched
 
 SHAPING = ("reshape", "view", "expand", "permute", "squeeze", "slice", "alias")
@@ -33,6 +34,8 @@ def folded(graph: GraphModule, *, exact: bool = True) -> GraphModule:
     for node in list(graph.graph.nodes):
         folding.look_at(node)
     folding.put_constants()
+    if not exact:
+        along_rows(graph.graph)
     graph.graph.eliminate_dead_code(has_effect)
     graph.recompile()
     return graph
