@@ -1,4 +1,4 @@
-"""EM of Gaussian mixtures beside scikit-learn: one iteration, its memory, and many starts."""
+"""EM of Gaussian mixtures beside scikit-learn: one iteration, its memory, and many starts; and of factor analysis."""
 
 from __future__ import annotations
 
@@ -46,7 +46,25 @@ def cases(quick: bool) -> list[Case]:
         tolerance=1e-6,
     )
     data, tiny = (functools.partial(simulate, "full", n, *sizes[1:]) for n in (sizes[0], 200))
-    return [*found, Case(_name("full", *sizes), data, tiny, (several,), 3 if quick else 5)]
+    found.append(Case(_name("full", *sizes), data, tiny, (several,), 3 if quick else 5))
+    return [*found, _factors(20_000 if quick else 100_000, 50, 10, 1 if quick else 3)]
+
+
+def _factors(rows: int, features: int, latents: int, rounds: int) -> Case:
+    """Whole calls: what does not grow with the iterations is all that there is in the rows."""
+    tasks = tuple(
+        Task(
+            f"{iterations} iterations",
+            "scikit-learn",
+            functools.partial(our_factors, passes=iterations),
+            functools.partial(their_factors, passes=iterations),
+            floor,
+            reach,
+        )
+        for iterations, floor, reach in ((20, 40, 67), (200, 100, 180))
+    )
+    data, tiny = (functools.partial(simulate_factors, n, features, latents) for n in (rows, 500))
+    return Case(f"factor analysis, N={rows:,}, D={features}, k={latents}", data, tiny, tasks, rounds)
 
 
 def _case(
@@ -88,6 +106,47 @@ def simulate(form: str, rows: int, features: int, components: int) -> Data:
     }[form]
     loc = centres + 0.2 * noise.normal(size=centres.shape)
     return Data(x, form, {"weights": noise.dirichlet(np.full(components, 20.0)), "loc": loc} | spread)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Rows ``[N, D]`` and the number of factors."""
+
+    x: np.ndarray
+    latents: int
+
+
+def simulate_factors(rows: int, features: int, latents: int) -> Factors:
+    """Factors some of which hardly show, so that 200 iterations are not enough."""
+    noise = np.random.default_rng(6)
+    loadings = noise.normal(size=(latents, features)) * np.geomspace(1.0, 0.03, latents)[:, None]
+    x = noise.normal(size=(rows, latents)) @ loadings
+    x += noise.normal(size=(rows, features)) * noise.uniform(0.5, 2.0, features)
+    return Factors(x + noise.normal(size=features), latents)
+
+
+def our_factors(data: Factors, passes: int) -> Call:
+    import latentvars as lv
+
+    size = data.x.shape[1]
+    model, em = lv.models.FactorAnalysis(data.latents), lv.EM(passes=passes, stop=lv.Never(), variance_floor=0.0)
+
+    def run(_: int) -> Outcome:
+        start = {"loc": data.x.mean(0), "loadings": np.zeros((size, data.latents)), "scale": np.ones(size)}
+        fit = lv.fit(model, data.x, em, start=start, progress=False)
+        return {"score": np.array([fit.log_likelihood / len(data.x)]), "iterations": np.array([len(fit.history)])}
+
+    return run
+
+
+def their_factors(data: Factors, passes: int) -> Call:
+    from sklearn.decomposition import FactorAnalysis
+
+    def run(_: int) -> Outcome:
+        found = FactorAnalysis(data.latents, max_iter=passes, tol=0.0, svd_method="lapack").fit(data.x)
+        return {"score": np.array([found.score(data.x)]), "iterations": np.array([found.n_iter_])}
+
+    return run
 
 
 def our_em(data: Data) -> Call:

@@ -137,6 +137,11 @@ def factors() -> np.ndarray:
     return noise.normal(size=(40, 2)) @ loadings + 0.4 * noise.normal(size=(40, 3))
 
 
+def one_factor() -> np.ndarray:
+    noise = np.random.default_rng(29)
+    return noise.normal(size=(40, 1)) * [1.0, 0.8, -1.2, 0.9] + 0.7 * noise.normal(size=(40, 4))
+
+
 def short_chains() -> np.ndarray:
     """Ten sequences of five steps as a matrix."""
     states, _ = switching(29, [5] * 10)
@@ -257,6 +262,11 @@ CASES: dict[str, Case] = {
         "collapsed chain with independent columns of different kinds",
         labels=chain_labels(loc_0=(0,), covariance_0=(0,), probs_1=(0,)),
         discrete="z",
+    ),
+    "factors": Case(
+        lambda: lv.models.FactorAnalysis(1),
+        lambda: lv.Rows(one_factor()),
+        "continuous local that is integrated out, statistics that do not depend on the globals",
     ),
     "vae-gaussian": Case(
         lambda: lv.models.VAE.mlp(2, 1, hidden=(4,), likelihood="gaussian", dtype=torch.float64),

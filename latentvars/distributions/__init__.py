@@ -3,6 +3,7 @@
 from latentvars.distributions.chain_evidence import stationary
 from latentvars.distributions.chain_posterior import ChainPosterior
 from latentvars.distributions.conditional import Guess, drawn, expected, guessed
+from latentvars.distributions.factor_normal import FactorNormal
 from latentvars.distributions.flat import Flat, flat, ordered
 from latentvars.distributions.hidden_markov import HiddenMarkov
 from latentvars.distributions.missing import ObservedPart, completed, observed_part
@@ -13,6 +14,7 @@ from latentvars.distributions.soft_categorical import SoftCategorical
 
 __all__ = [
     "ChainPosterior",
+    "FactorNormal",
     "Flat",
     "Guess",
     "HiddenMarkov",

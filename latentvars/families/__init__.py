@@ -4,10 +4,11 @@ from pyro.distributions import TorchDistribution
 
 from latentvars.families.base import Arguments, Family, MStep, Reference, Selection, Statistics
 from latentvars.families.discrete import discrete_families
+from latentvars.families.factor import factor_families
 from latentvars.families.leaves import batch_shape, laws, leaves, without_wrappers
 from latentvars.families.normal import normal_families
 
-FAMILIES: dict[type[TorchDistribution], Family] = {**normal_families(), **discrete_families()}
+FAMILIES: dict[type[TorchDistribution], Family] = {**normal_families(), **discrete_families(), **factor_families()}
 
 
 def family_of(fn: TorchDistribution) -> Family | None:

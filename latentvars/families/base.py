@@ -116,11 +116,13 @@ class Family(ABC):
         events: argument → number of its event dimensions, for every parametrisation.
         conjugate: argument → types of prior with a closed-form posterior mode; flat is always one.
         natural: argument → its own support: a narrower support of the global has no closed form.
+        whole: whether ``log_likelihood`` has all terms of the density, those without arguments included.
     """
 
     events: Mapping[str, int]
     conjugate: Mapping[str, tuple[type, ...]]
     natural: Mapping[str, Constraint]
+    whole: bool = False
 
     def unrestricted(self, argument: str, support: Constraint) -> bool:
         """Whether a global of this support can take every value that the argument can."""

@@ -16,11 +16,14 @@ from latentvars.families.leaves import floating, mean_of, observed_mean, weighte
 
 LOG_TWO_PI = math.log(2 * math.pi)
 NEAR_FLOOR = 1.01
+BLOCK = 4_096  # rows that are multiplied together
 ROUNDING = 1e-24  # variance of a constant, as a share of its square
 
 
 class NormalFamily(Family):
     """N(x; loc, scale²): statistics Σw, Σw(x − c), Σw(x − c)²."""
+
+    whole = True
 
     events: Mapping[str, int] = {"loc": 0, "scale": 0}
     conjugate: Mapping[str, tuple[type, ...]] = {"loc": (Normal,), "scale": ()}
@@ -73,6 +76,8 @@ class NormalFamily(Family):
 class MultivariateNormalFamily(Family):
     """N(x; loc, Σ) in any parametrisation: statistics Σw, Σw(x − c), Σw(x − c)(x − c)ᵀ."""
 
+    whole = True
+
     events: Mapping[str, int] = {"loc": 1, "covariance_matrix": 2, "scale_tril": 2, "precision_matrix": 2}
     conjugate: Mapping[str, tuple[type, ...]] = {
         "loc": (MultivariateNormal, Normal),
@@ -94,6 +99,8 @@ class MultivariateNormalFamily(Family):
         return Reference(centre, floor * _varying(variance, centre) if floor else None)
 
     def statistics(self, factor: Factor, target: Size, reference: Reference) -> Statistics:
+        if factor.spread is None and not target and factor.value.dim() == 2:
+            return _moments(factor, reference.centre)
         shifted = factor.value - reference.centre
         one = torch.ones((), dtype=shifted.dtype, device=shifted.device)
         outer = shifted.unsqueeze(-1) * shifted.unsqueeze(-2)
@@ -105,7 +112,7 @@ class MultivariateNormalFamily(Family):
         }
 
     def log_likelihood(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Tensor:
-        squares = _scatter(arguments["loc"] - reference.centre, statistics)
+        squares = scatter(arguments["loc"] - reference.centre, statistics)
         covariance = covariance_of(arguments)
         factor = torch.linalg.cholesky(covariance)
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -117,7 +124,7 @@ class MultivariateNormalFamily(Family):
         if step.argument == "loc":
             return self._loc(step, reference.centre)
         total = step.pull(step.statistics["weight"])
-        squares = step.pull(_scatter(step.arguments["loc"] - reference.centre, step.statistics))
+        squares = step.pull(scatter(step.arguments["loc"] - reference.centre, step.statistics))
         covariance = squares / total[:, None, None]
         if reference.least_variance is not None:
             covariance = raised(covariance, reference.least_variance)
@@ -164,6 +171,20 @@ class MultivariateNormalFamily(Family):
         return smallest <= NEAR_FLOOR
 
 
+def _moments(factor: Factor, centre: Tensor) -> Statistics:
+    """Statistics of one law of all rows, by products of some rows at a time."""
+    value = factor.value
+    weights = factor.weights.to(value.dtype).expand(len(value))
+    weight, first = weights.sum(), torch.zeros_like(centre)
+    second = torch.zeros(len(centre), len(centre), dtype=value.dtype, device=value.device)
+    for low in range(0, len(value), BLOCK):
+        shifted, own = value[low : low + BLOCK] - centre, weights[low : low + BLOCK]
+        weighted = shifted * own[:, None]
+        first = first + weighted.sum(0)
+        second = second + weighted.mT @ shifted
+    return {"weight": weight, "first": first, "second": second}
+
+
 def covariance_of(arguments: Mapping[str, Tensor]) -> Tensor:
     if "covariance_matrix" in arguments:
         return arguments["covariance_matrix"]
@@ -172,7 +193,7 @@ def covariance_of(arguments: Mapping[str, Tensor]) -> Tensor:
     return torch.linalg.inv(arguments["precision_matrix"])
 
 
-def _scatter(loc: Tensor, statistics: Statistics) -> Tensor:
+def scatter(loc: Tensor, statistics: Statistics) -> Tensor:
     """Σw(x − μ)(x − μ)ᵀ with μ and the statistics about the same centre."""
     cross = loc.unsqueeze(-1) * statistics["first"].unsqueeze(-2)
     square = loc.unsqueeze(-1) * loc.unsqueeze(-2)

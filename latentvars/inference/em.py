@@ -13,13 +13,14 @@ from latentvars.errors import NumericalError, SupportError
 from latentvars.inference.acceleration import Trial
 from latentvars.inference.algorithm import OneByOne, Problem, Screened
 from latentvars.inference.degenerate import Degenerate, Keep
+from latentvars.inference.fixed_statistics import FixedStatistics
 from latentvars.inference.lifted import Lifted
 from latentvars.inference.m_step import Expected, collapsed, expected, lowering, maximise
 from latentvars.inference.m_step_plan import Plan, make_plan
 from latentvars.inference.posteriors import PointMass
 from latentvars.inference.screening import cannot_screen, screen, short_runs, tabulated_step
 from latentvars.inference.settings import check_at_least, check_share
-from latentvars.inference.stopping import Status, StopRule, Tolerance
+from latentvars.inference.stopping import Never, Status, StopRule, Tolerance
 from latentvars.inference.summed import SummedExpected, SummedPlan, make_summed_plan
 from latentvars.inference.tabulated import Tabulated
 from latentvars.program import Program, model_parameters
@@ -64,7 +65,7 @@ class EMState:
         change: largest relative change of a global in the last update.
         last: the globals before the last update and its expected statistics, to tell who lowered the objective.
         trial: progress of the acceleration; None where there is none.
-        table: the E-step by products; None where it goes the general way.
+        table: the E-step by products, or of statistics that stay; None where it goes the general way.
         closed: the M-step that goes with it; None where it is the general one.
     """
 
@@ -76,7 +77,7 @@ class EMState:
     change: float = math.inf
     last: tuple[Mapping[str, Tensor], Any] | None = None
     trial: Trial | None = None
-    table: Tabulated | None = None
+    table: Tabulated | FixedStatistics | None = None
     closed: Lifted | None = None
 
     @property
@@ -165,12 +166,13 @@ class EM:
         if self.accelerate:
             return OneByOne("each is accelerated by itself")
         passes = min(SHORT_RUN, self.passes)
-        found = by_table(problem, state, starts, passes)
+        per_row = 0.0 if isinstance(self.stop, Never) else SHORT_TOLERANCE
+        found = by_table(problem, state, starts, passes, per_row)
         if found is None:
             alone = cannot_screen(problem, state.plan, len(starts))
             if alone is not None:
                 return alone
-            found = screen(problem, state.plan, starts, passes, SHORT_TOLERANCE)
+            found = screen(problem, state.plan, starts, passes, per_row)
         return [replace(short, state=replace(state, values=short.values)) for short in found]
 
     def init(self, problem: Problem) -> EMState:
@@ -184,6 +186,7 @@ class EM:
         table = None
         if isinstance(plan, Plan):
             table = Tabulated.of(problem.program, plan, problem.rows)
+            table = table or FixedStatistics.of(problem.program, plan, problem.rows)
         closed = None if table is None else table.lifted(1)
         return EMState(problem.program, plan, dict(problem.start), trial=trial, table=table, closed=closed)
 
@@ -245,14 +248,14 @@ def _maximised(state: EMState, total: Expected | SummedExpected) -> dict[str, Te
 
 
 def by_table(
-    problem: Problem, state: EMState, starts: Sequence[Mapping[str, Tensor]], passes: int
+    problem: Problem, state: EMState, starts: Sequence[Mapping[str, Tensor]], passes: int, per_row: float
 ) -> list[Screened] | None:
     """Short runs of all starts by products; None where there are none."""
-    step = None if state.table is None else tabulated_step(problem, state.table, len(starts))
+    step = None if not isinstance(state.table, Tabulated) else tabulated_step(problem, state.table, len(starts))
     if step is None:
         return None
     assert isinstance(state.plan, Plan)
-    return short_runs(step, state.plan, starts, passes, SHORT_TOLERANCE, float(problem.rows.weights.sum()))
+    return short_runs(step, state.plan, starts, passes, per_row, float(problem.rows.weights.sum()))
 
 
 def plan_m_step(problem: Problem, floor: float) -> Plan:

@@ -180,9 +180,11 @@ class Fit:
 
     @property
     def free_parameters(self) -> int:
-        """Degrees of freedom of the globals (simplexes count one less than their length) and network weights."""
+        """Degrees of freedom of the globals (simplexes count one less than their length, loadings of factors what no
+        rotation changes) and network weights."""
         weights = sum(p.numel() for m in self.program.modules.values() for p in m.parameters() if p.requires_grad)
-        return self.program.space.size + weights
+        known = any(site.restriction is not None for site in self.program.space.sites)  # then nothing can be rotated
+        return self.program.space.size + weights - (0 if known else int(getattr(self.model, "redundant", 0)))
 
     @property
     def bic(self) -> float:

@@ -125,6 +125,8 @@ def tried(work: Work, seed: int, start: Mapping[str, Any] | Start | None, number
                 break  # failed in its short run
             if len(short.history) >= algorithm.passes:
                 continue  # it has had all its passes, and ended lower
+            if short.ended and abs(ends[k] - long.short_end) <= long.tolerance:
+                continue  # the same optimum as the best
         ends[k] = long.end(values[k], seeds[k], short)
         long.cut.discard(k)
         if long.enough:
@@ -222,6 +224,7 @@ class LongRuns:
         self.began: tuple[dict[str, Tensor], int, list[float]] = ({}, 0, [])
         self.best: Run | None = None
         self.reached, self.tolerance, self.sound = -np.inf, 0.0, False
+        self.short_end = -np.inf  # where the best was after its short run
         self.interrupted = False
         self.failure: Exception | None = None
         self.most: int | None = None
@@ -247,6 +250,7 @@ class LongRuns:
         sound = not algorithm.collapsed(run.state)
         if self.best is None or (sound, end) > (self.sound, self.reached):
             self.best, self.reached, self.tolerance, self.sound = run, end, noise, sound
+            self.short_end = history[-1] if history else -np.inf
             self.began = (values, seed, history)
         self.interrupted = run.status is Status.INTERRUPTED
         return end

@@ -17,6 +17,7 @@ from latentvars.models.emissions.base import PSEUDO_ROWS, event_dims, positive, 
 from latentvars.models.priors import Priors
 
 BLUR = 0.02
+FIRST = 1_000  # rows
 
 
 def Gaussian(features: int | None = None, covariance: str = "full") -> GaussianEmission:
@@ -235,6 +236,8 @@ def check_varies(x: Tensor, features: tuple[str, ...]) -> None:
 
 def constant(x: Tensor) -> Tensor:
     """Whether all observed entries of a feature are equal, ``[D]``."""
+    if len(x) > 2 * FIRST and not bool(constant(x[:FIRST]).any()):  # where the first rows differ, all do
+        return torch.zeros(x.shape[1], dtype=torch.bool)
     return x.nan_to_num(nan=-torch.inf).amax(0) <= x.nan_to_num(nan=torch.inf).amin(0)
 
 

@@ -1,0 +1,126 @@
+"""Normals whose covariance comes from a few factors: statistics of the data alone, closed conditional maxima."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch import Size, Tensor
+from torch.distributions.constraints import Constraint
+
+from latentvars.contract import Factor
+from latentvars.distributions import FactorNormal
+from latentvars.errors import SupportError
+from latentvars.families.base import Arguments, Family, MStep, Reference, Statistics
+from latentvars.families.normal import LOG_TWO_PI, MultivariateNormalFamily, scatter
+
+MOMENTS = MultivariateNormalFamily()
+
+
+class FactorNormalFamily(Family):
+    """N(x; μ, W Wᵀ + Ψ): statistics Σw, Σw(x − c), Σw(x − c)(x − c)ᵀ.
+
+    The factors never have to be known: the maximum in W given Ψ is that of the likelihood itself (Lawley & Maxwell
+    1971, section 4.3), and Ψ given W is the M-step of Rubin & Thayer (1982), so that each step is one of ECME (Liu &
+    Rubin 1994) and the likelihood never falls.
+    """
+
+    whole = True
+
+    events: Mapping[str, int] = {"loc": 1, "loadings": 2, "scale": 1, "shared_scale": 0}
+    conjugate: Mapping[str, tuple[type, ...]] = {"loc": (), "loadings": (), "scale": (), "shared_scale": ()}
+    natural: Mapping[str, Constraint] = {
+        "loc": constraints.real,
+        "loadings": constraints.real,
+        "scale": constraints.positive,
+        "shared_scale": constraints.positive,
+    }
+
+    def reference(self, factor: Factor, target: Size, floor: float) -> Reference:
+        return MOMENTS.reference(factor, target, floor)
+
+    def statistics(self, factor: Factor, target: Size, reference: Reference) -> Statistics:
+        return MOMENTS.statistics(factor, target, reference)
+
+    def log_likelihood(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Tensor:
+        squares = scatter(arguments["loc"] - reference.centre, statistics)
+        scale = _scale(arguments)
+        white = arguments["loadings"] / scale[..., None]
+        squares = squares / (scale[..., :, None] * scale[..., None, :])
+        eye = torch.eye(white.shape[-1], dtype=white.dtype)
+        factor = torch.linalg.cholesky(eye + white.mT @ white)
+        along = torch.linalg.solve_triangular(factor, white.mT, upper=False)
+        distance = squares.diagonal(dim1=-2, dim2=-1).sum(-1) - (along @ squares @ along.mT).diagonal(
+            dim1=-2, dim2=-1
+        ).sum(-1)
+        size = white.shape[-2]
+        log_det = 2 * scale.expand(*scale.shape[:-1], size).log().sum(-1)
+        log_det = log_det + 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return -0.5 * (statistics["weight"] * (size * LOG_TWO_PI + log_det) + distance).sum()
+
+    def maximise(self, step: MStep, reference: Reference) -> Tensor:
+        if step.selection.blocks != step.target.numel():
+            raise SupportError(
+                given=f"a global that is the {step.argument} of several normals with factors",
+                needed="arguments of their own for each",
+                remedy="give each its own, or fit with lv.SVI()",
+            )
+        weight = step.pull(step.statistics["weight"])
+        if step.argument == "loc":
+            total = weight[:, None]
+            return step.finish(step.pull(step.statistics["first"]) / total + reference.centre, weight)
+        squares = step.pull(scatter(step.arguments["loc"] - reference.centre, step.statistics))
+        covariance = squares / weight[:, None, None]
+        scale = _flat(_scale(step.arguments), step.target, 1)
+        if step.argument == "loadings":
+            return step.finish(_loadings(covariance, scale, step.selection.event[1]), weight)
+        loadings = _flat(step.arguments["loadings"], step.target, 2)
+        variance = _noise(covariance, loadings, scale)
+        least = reference.least_variance
+        if step.argument == "shared_scale":
+            floor = torch.zeros(()) if least is None else least.mean()
+            return step.finish(torch.maximum(variance.mean(-1), floor).sqrt(), weight)
+        floor = torch.zeros(()) if least is None else least
+        return step.finish(torch.maximum(variance, floor).sqrt(), weight)
+
+    def at_floor(self, argument: str, value: Tensor, reference: Reference) -> Tensor:
+        return torch.zeros(value.shape[: value.dim() - self.events[argument]], dtype=torch.bool)
+
+
+def _scale(arguments: Arguments) -> Tensor:
+    """``[..., D]`` or ``[..., 1]``."""
+    return arguments["scale"] if "scale" in arguments else arguments["shared_scale"][..., None]
+
+
+def _flat(value: Tensor, target: Size, events: int) -> Tensor:
+    """An argument of every place, ``[B, *event]``."""
+    event = value.shape[value.dim() - events :]
+    return value.expand(target + event).reshape(-1, *event)
+
+
+def _loadings(covariance: Tensor, scale: Tensor, factors: int) -> Tensor:
+    """The loadings of greatest likelihood given the noise, ``[B, D, L]``: of the covariance in units of the noise, the
+    first L principal axes with variances less one (Lawley & Maxwell 1971, eq. 4.11)."""
+    scale = scale.expand(*scale.shape[:-1], covariance.shape[-1])
+    values, vectors = torch.linalg.eigh(covariance / (scale[..., :, None] * scale[..., None, :]))
+    values, vectors = values[..., -factors:].flip(-1), vectors[..., -factors:].flip(-1)
+    sign = torch.where(vectors.sum(-2, keepdim=True) < 0, -1.0, 1.0)  # one of the two: the same in every run
+    return scale[..., None] * vectors * sign * (values - 1).clamp(min=0).sqrt()[..., None, :]
+
+
+def _noise(covariance: Tensor, loadings: Tensor, scale: Tensor) -> Tensor:
+    """Variances of the noise after an M-step given loadings, ``[B, D]`` (Rubin & Thayer 1982, eq. 7)."""
+    white = loadings / scale[..., None]
+    eye = torch.eye(white.shape[-1], dtype=white.dtype)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(eye + white.mT @ white))
+    regression = inverse @ (white / scale[..., None]).mT  # E[z | x] = regression (x − μ)
+    cross = covariance @ regression.mT
+    second = inverse + regression @ cross
+    return (covariance.diagonal(dim1=-2, dim2=-1) - 2 * (cross * loadings).sum(-1)) + (
+        loadings @ second * loadings
+    ).sum(-1)
+
+
+def factor_families() -> dict[type[TorchDistribution], Family]:
+    return {FactorNormal: FactorNormalFamily()}

@@ -1,0 +1,123 @@
+"""Statistics once: models whose likelihood knows the data through sums that do not depend on the globals.
+
+Such a model is known by its plan: no discrete local is left, and each observed site is one distribution of a family
+whose arguments are the same for all rows. Its sums and the part of its density that no argument enters are found in the
+first pass; later ones cost nothing in the number of rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from latentvars.contract import Factor
+from latentvars.distributions import Flat
+from latentvars.families import Selection, Statistics, without_wrappers
+from latentvars.inference.m_step import Expected, expected
+from latentvars.inference.m_step_plan import Leaf, Plan, all_leaves
+from latentvars.program import Program
+from latentvars.rows import ROWS_PLATE, Batch, Rows
+
+
+@dataclass
+class Held:
+    """What was found before.
+
+    Attributes:
+        batch: the last one.
+        place: its key.
+        found: rows of a batch → its statistics, and the constant of its objective.
+    """
+
+    batch: Batch | None = None
+    place: bytes = b""
+    found: dict[bytes, tuple[Mapping[str, Statistics], float]] = field(default_factory=dict)
+
+    def of(self, batch: Batch) -> bytes:
+        """The key of a batch: its rows."""
+        if self.batch is not batch:
+            self.batch, self.place = batch, hashlib.sha256(batch.index.numpy().tobytes()).digest()
+        return self.place
+
+
+@dataclass(frozen=True)
+class FixedStatistics:
+    """The E-step of such a model.
+
+    Attributes:
+        program: the model.
+        plan: its M-step.
+        flat: whether all priors are.
+        whole: whether the statistics give all of the density.
+        held: statistics of the batches that were met.
+    """
+
+    program: Program
+    plan: Plan
+    flat: bool
+    whole: bool
+    held: Held = field(default_factory=Held, compare=False)
+
+    @staticmethod
+    def of(program: Program, plan: Plan, rows: Rows) -> FixedStatistics | None:
+        """The E-step, or None where the model is another one."""
+        roles = program.roles
+        if rows.observed is not None or rows.known or plan.retained or roles.choices or roles.discrete:
+            return None
+        sources = [source for leaf in plan.leaves for source in leaf.sources.values()]
+        start = program.prior_draw(0)
+        with torch.no_grad():
+            local = program.trace(start, program.sketch).local
+        own = {path for leaf in plan.leaves for path in leaf.paths}
+        plain = own <= local.keys() and all(site.mask is None for site in local.values())
+        if not plain or roles.continuous or not plan.leaves or any(source is None for source in sources):
+            return None
+        flat = all(isinstance(without_wrappers(one), Flat) for one in program.global_sites(start).values())
+        rows_only = all(frozenset(site.frames.values()) == {ROWS_PLATE} for site in local.values())
+        whole = rows_only and own == local.keys() and all(leaf.family.whole for leaf in plan.leaves)
+        return FixedStatistics(program, plan, flat, whole)
+
+    def expected(self, values: Mapping[str, Tensor], batch: Batch, *, with_prior: bool) -> Expected:
+        """What :func:`latentvars.inference.m_step.expected` gives of a batch."""
+        place, known = self.held.of(batch), self.held.found
+        with torch.no_grad():
+            likelihood = None
+            if place not in known:
+                statistics, total = self._first(values, batch)
+                likelihood = self._likelihood(values, statistics)
+                known[place] = statistics, 0.0 if total is None else total - likelihood
+            statistics, constant = known[place]
+            objective = constant + (self._likelihood(values, statistics) if likelihood is None else likelihood)
+            if with_prior and not self.flat:
+                objective += float(self.program.prior(values))
+        return Expected(objective, statistics)
+
+    def _first(self, values: Mapping[str, Tensor], batch: Batch) -> tuple[Mapping[str, Statistics], float | None]:
+        """Statistics of a batch, and its objective where they do not give it by themselves."""
+        if not self.whole:
+            found = expected(self.program, self.plan, values, batch, with_prior=False)
+            return found.statistics, found.objective
+        run = self.program.trace(values, batch)
+        factors = {name: Factor(site.fn, site.value, batch.weights) for name, site in run.local.items()}
+        found = all_leaves(factors)
+        return {leaf.name: leaf.statistics(found, self.plan.references[leaf.name]) for leaf in self.plan.leaves}, None
+
+    def _likelihood(self, values: Mapping[str, Tensor], statistics: Mapping[str, Statistics]) -> float:
+        return sum(float(_likelihood(leaf, self.plan, values, statistics[leaf.name])) for leaf in self.plan.leaves)
+
+    def lifted(self, starts: int) -> None:
+        """Its M-step is the general one."""
+        return None
+
+
+def _likelihood(leaf: Leaf, plan: Plan, values: Mapping[str, Tensor], statistics: Statistics) -> Tensor:
+    arguments = {
+        name: source.take(values) if isinstance(source, Selection) else source
+        for name, source in leaf.sources.items()
+        if source is not None
+    }
+    return leaf.family.log_likelihood(arguments, statistics, plan.references[leaf.name])
