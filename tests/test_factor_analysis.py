@@ -21,7 +21,6 @@ from latentvars.inference.binding import bind
 from latentvars.inference.fixed_statistics import FixedStatistics
 from latentvars.inference.starting import starting_point
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:FactorAnalysis did not converge")
 
 
