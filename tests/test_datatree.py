@@ -210,7 +210,7 @@ def test_predictions_of_many_rows_are_fewer(line: lv.Fit, monkeypatch: pytest.Mo
 
 def test_rows_in_batches_stay_in_their_places(line: lv.Fit, at_point: lv.Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = line.to_datatree(60)
-    monkeypatch.setattr(observations, "READ_ROWS", 7)
+    monkeypatch.setattr("latentvars.rows.rows.READ_ROWS", 7)
     tree = line.to_datatree(60)
     xr.testing.assert_allclose(tree["log_likelihood"].dataset, whole["log_likelihood"].dataset)
     xr.testing.assert_allclose(tree["sample_stats"].dataset, whole["sample_stats"].dataset)
