@@ -195,6 +195,46 @@ def test_what_cannot_be_is_said() -> None:
         lv.fit(lv.models.FactorAnalysis(3), x)
     with pytest.raises(SettingError, match="noise='full'"):
         lv.models.FactorAnalysis(1, noise="full")
-    x[0, 0] = math.nan
-    with pytest.raises(MissingDataError, match="complete rows"):
+    x[:, 1] = math.nan
+    with pytest.raises(MissingDataError, match="missing in all 20"):
         lv.fit(lv.models.FactorAnalysis(1), x)
+
+
+@pytest.mark.parametrize("noise", ["diag", "spherical"])
+def test_gaps_are_integrated_out(noise: str) -> None:
+    """Against the marginals of the normal that it stands for, row by row; the fit is a maximum of their sum."""
+    x = data(200, 5, 1, seed=1)
+    x[np.random.default_rng(1).random(x.shape) < 0.3] = math.nan
+    x[:3] = math.nan
+    em = lv.EM(passes=300, stop=lv.Tolerance(1e-10), variance_floor=0.0)
+    fit = lv.fit(lv.models.FactorAnalysis(1, noise=noise), x, em, progress=False)
+    assert (np.diff(fit.history) > -1e-11).all()
+    point = {name: value.clone().requires_grad_() for name, value in fit.point.items()}
+    loadings, variance = point["loadings"], point["scale"].square().expand(5)
+    covariance, total, beliefs = loadings @ loadings.T + torch.diag(variance), torch.zeros(()), fit.latent()
+    for row, mean, sd in zip(torch.from_numpy(x), beliefs.mean("z"), beliefs.std("z"), strict=True):
+        seen = (~row.isnan()).nonzero()[:, 0]
+        if not len(seen):
+            np.testing.assert_allclose(mean, 0, atol=1e-12)
+            np.testing.assert_allclose(sd, 1)
+            continue
+        law = dist.MultivariateNormal(point["loc"][seen], covariance[seen][:, seen])
+        total = total + law.log_prob(row[seen])
+        gain = torch.linalg.solve(covariance[seen][:, seen], loadings[seen]).T.detach()
+        np.testing.assert_allclose(mean, gain @ (row - fit.point["loc"])[seen], atol=1e-9)
+        left = torch.eye(1) - gain @ fit.point["loadings"][seen]
+        np.testing.assert_allclose(sd, left.diagonal().sqrt(), atol=1e-9)
+    assert fit.log_likelihood == pytest.approx(total.item(), rel=1e-12)
+    for slope in torch.autograd.grad(total, list(point.values())):
+        np.testing.assert_allclose(slope, 0, atol=0.1)  # of some 14, the spread of a score
+    filled = fit.impute()["x"]
+    row, seen = torch.from_numpy(x[5]), ~torch.from_numpy(x[5]).isnan()
+    given = torch.linalg.solve(covariance[seen][:, seen], (row - fit.point["loc"])[seen])
+    expected = fit.point["loc"][~seen] + covariance[~seen][:, seen] @ given
+    np.testing.assert_allclose(np.asarray(filled)[5][~seen.numpy()], expected.detach(), atol=1e-9)
+    draws = np.asarray(fit.impute(draws=4_000)["x"])[:, 5][:, ~seen.numpy()]
+    left = covariance[~seen][:, ~seen] - covariance[~seen][:, seen] @ torch.linalg.solve(
+        covariance[seen][:, seen], covariance[seen][:, ~seen]
+    )
+    np.testing.assert_allclose(draws.mean(0), expected.detach(), atol=0.1)
+    np.testing.assert_allclose(np.cov(draws.T).reshape(left.shape), left.detach(), atol=0.15)

@@ -148,7 +148,11 @@ def holed(data: lv.Rows, all_of: int = 2) -> lv.Rows:
     return data.with_columns({name: x.masked_fill(gaps, torch.nan)})
 
 
-STARTED = [name for name in EM_CASES if not cases.CASES[name].user or name in ("user-mixture", "user-student")]
+STARTED = [  # all that have groups
+    name
+    for name in EM_CASES
+    if name in ("user-mixture", "user-student") or not (cases.CASES[name].user or name == "factors")
+]
 
 
 @pytest.mark.parametrize("start", STARTS)

@@ -16,6 +16,7 @@ from pyro.distributions.torch_distribution import MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent
 
+from latentvars.distributions.factor_normal import FactorNormal
 from latentvars.distributions.hidden_markov import HiddenMarkov
 from latentvars.distributions.missing import ObservedPart, normal_of, plain
 from latentvars.distributions.mixture import Mixture
@@ -89,6 +90,11 @@ def _(fn: ObservedPart, value: Tensor) -> tuple[Guess, ...]:
 
 
 @expected.register
+def _(fn: FactorNormal, value: Tensor) -> tuple[Guess, ...]:
+    return (Guess(conditional_mean(fn.loc, fn.covariance, value), 1),)
+
+
+@expected.register
 def _(fn: Independent, value: Tensor) -> tuple[Guess, ...]:
     base: Any = fn.base_dist
     return tuple(guess.as_event(fn.reinterpreted_batch_ndims) for guess in expected(base, value))
@@ -146,6 +152,13 @@ def _(fn: ObservedPart, value: Tensor, draws: int) -> Tensor:
         return conditional_mean(fresh, normal.covariance, value)
     fn.missing(value)  # in part: an error
     return torch.where(value.isnan(), fresh, value)
+
+
+@drawn.register
+def _(fn: FactorNormal, value: Tensor, draws: int) -> Tensor:
+    batch = torch.broadcast_shapes(value.shape[:-1], fn.batch_shape)
+    fresh = fn.expand(batch).sample(torch.Size([draws])).to(value.dtype)
+    return conditional_mean(fresh, fn.covariance, value)
 
 
 @drawn.register

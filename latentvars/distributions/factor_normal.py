@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import final
 
 import torch
@@ -25,6 +26,8 @@ class FactorNormal(TorchDistribution):
         scale: σ ``[..., D]``, positive; or
         shared_scale: one σ for all features, ``[...]``.
         local: name of the latent z.
+        gaps: whether values may have entries that are NaN, which are integrated out; each row then has a precision of
+            its own.
         validate_args: whether to check the arguments.
 
     Raises:
@@ -38,10 +41,11 @@ class FactorNormal(TorchDistribution):
         scale: Tensor | None = None,
         shared_scale: Tensor | None = None,
         local: str = "z",
+        gaps: bool = False,
         validate_args: bool | None = None,
     ) -> None:
         check_count("loadings", loadings.shape[-2], loc.shape[-1], "give one row of loadings per feature")
-        self.loc, self.loadings, self.local = loc, loadings, local
+        self.loc, self.loadings, self.local, self.gaps = loc, loadings, local, gaps
         if shared_scale is not None:
             self.shared_scale, batch = shared_scale, shared_scale.shape
         else:
@@ -65,7 +69,7 @@ class FactorNormal(TorchDistribution):
         batch_shape = Size(batch_shape)
         check_expand("a FactorNormal", self.batch_shape, batch_shape)
         new = _instance or FactorNormal.__new__(FactorNormal)
-        for name in ("loc", "loadings", "local", "scale", "shared_scale"):
+        for name in ("loc", "loadings", "local", "gaps", "scale", "shared_scale"):
             if name in vars(self):
                 setattr(new, name, getattr(self, name))
         TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
@@ -77,23 +81,58 @@ class FactorNormal(TorchDistribution):
         """σ, ``[..., D]`` or ``[..., 1]``."""
         return self.scale if "scale" in vars(self) else self.shared_scale[..., None]
 
-    def _whitened(self) -> tuple[Tensor, Tensor]:
-        """W / σ ``[..., D, L]`` and the lower factor of I + (W/σ)ᵀ(W/σ), the precision of z given x."""
+    def map_parts(self, change: Callable[[TorchDistribution], TorchDistribution]) -> FactorNormal:
+        """The law of the observed entries: it is made of no parts, and reads gaps itself."""
+        return FactorNormal(
+            self.loc,
+            self.loadings,
+            vars(self).get("scale"),
+            vars(self).get("shared_scale"),
+            self.local,
+            gaps=True,
+            validate_args=False,
+        )
+
+    @property
+    def covariance(self) -> Tensor:
+        """W Wᵀ + diag(σ²), not broadcast, ``[..., D, D]``."""
+        return self.loadings @ self.loadings.mT + torch.diag_embed(self.noise.square().expand(self._width()))
+
+    def _read(self, value: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(x − μ) / σ, zero in gaps, and where the value is observed, as numbers; None where it is everywhere."""
+        if not self.gaps:
+            return (value - self.loc) / self.noise, None
+        seen = ~value.isnan()
+        return (torch.where(seen, value, self.loc) - self.loc) / self.noise, seen.to(value.dtype)
+
+    def _whitened(self, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """W / σ ``[..., D, L]`` and the lower factor of I + (W/σ)ᵀ(W/σ), the precision of z given what is observed."""
         white = self.loadings / self.noise[..., None]
         eye = torch.eye(white.shape[-1], dtype=white.dtype, device=white.device)
-        return white, torch.linalg.cholesky(eye + white.mT @ white)
+        if seen is None:
+            return white, torch.linalg.cholesky(eye + white.mT @ white)
+        squares = (white[..., :, None] * white[..., None, :]).flatten(-2)
+        return white, torch.linalg.cholesky(eye + self._along(seen, squares).unflatten(-1, eye.shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(x), nats, ``[...]``, by the L × L precision of z (Woodbury's identity)."""
-        white, factor = self._whitened()
-        residual = (value - self.loc) / self.noise
-        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        along = self._along(residual, white @ torch.linalg.solve_triangular(factor, eye, upper=False).mT)
-        log_det = self.noise.expand(*self.noise.shape[:-1], self.event_shape[0]).log().sum(-1)
-        log_det = log_det + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        residual, seen = self._read(value)
+        white, factor = self._whitened(seen)
+        along = self._along(residual, white)
+        if seen is None:
+            eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+            along = self._along(along, torch.linalg.solve_triangular(factor, eye, upper=False).mT)
+        else:
+            along = torch.linalg.solve_triangular(factor, along[..., None], upper=False)[..., 0]
+        seen = torch.ones_like(self.noise).expand(self._width()) if seen is None else seen
+        log_det = (seen * self.noise.log()).sum(-1) + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         distance = torch.linalg.vecdot(residual, residual) - along.square().sum(-1)
-        found = -0.5 * (self.event_shape[0] * LOG_TWO_PI + distance) - log_det
+        found = -0.5 * (seen.sum(-1) * LOG_TWO_PI + distance) - log_det
         return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+
+    def _width(self) -> Size:
+        """The shape of σ with all its features."""
+        return self.noise.shape[:-1] + self.event_shape
 
     @staticmethod
     def _along(row: Tensor, matrix: Tensor) -> Tensor:
@@ -102,10 +141,11 @@ class FactorNormal(TorchDistribution):
 
     def posterior(self, value: Tensor) -> MultivariateNormal:
         """p(z | x) = N(M⁻¹ Wᵀ Ψ⁻¹ (x − μ), M⁻¹) with M = I + Wᵀ Ψ⁻¹ W: of batch shape ``[...]`` and event L."""
-        white, factor = self._whitened()
-        along = self._along((value - self.loc) / self.noise, white)
-        mean = self._along(along, torch.cholesky_inverse(factor))
-        return MultivariateNormal(mean, covariance_matrix=torch.cholesky_inverse(factor), validate_args=False)
+        residual, seen = self._read(value)
+        white, factor = self._whitened(seen)
+        covariance = torch.cholesky_inverse(factor)
+        mean = self._along(self._along(residual, white), covariance)
+        return MultivariateNormal(mean, covariance_matrix=covariance, validate_args=False)
 
     def rsample(self, sample_shape: tuple[int, ...] = Size()) -> Tensor:
         """Draws ``[*sample_shape, *batch, D]``."""

@@ -15,6 +15,7 @@ from torch import Size, Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, biject_to
 
 from latentvars.contract import Factor
+from latentvars.distributions.factor_normal import FactorNormal
 from latentvars.distributions.normal_blocks import conditional, is_recorded, log_marginal
 from latentvars.errors import SupportError
 
@@ -148,6 +149,8 @@ class Normal(NamedTuple):
 def normal_of(fn: TorchDistribution) -> Normal | None:
     """Mean and covariance of a multivariate normal in any parametrisation; None for another law."""
     found: Any = plain(fn)
+    if isinstance(found, FactorNormal):
+        return Normal(found.loc, found.covariance)
     if isinstance(found, MultivariateNormal):
         tril = found._unbroadcasted_scale_tril
         return Normal(found.loc, tril @ tril.mT)
@@ -171,9 +174,10 @@ def completed(factor: Factor) -> Factor:
     as its spread, under its own parameters (Little & Rubin 2002, section 11.2.1). Others stay as they are.
     """
     fn = factor.fn
-    if not isinstance(fn, ObservedPart):
+    gaps = isinstance(fn, FactorNormal) and fn.gaps
+    if not gaps and not isinstance(fn, ObservedPart):
         return factor
-    base = plain(fn.base)
+    base = fn if isinstance(fn, FactorNormal) else plain(fn.base)
     normal = normal_of(base)
     if normal is not None:
         found = conditional(normal.loc, normal.covariance, factor.value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
@@ -111,6 +113,14 @@ class Distributed:
                 needed="as many processes as the variables of the launcher say, all started",
                 remedy="start the program with torchrun or srun, or check MASTER_ADDR, MASTER_PORT and the network",
             ) from error
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Part from the others before the interpreter ends, which threads of an open group would abort."""
+    if dist.is_initialized():
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
 
 
 def place_of(environment: Mapping[str, str]) -> Place | None:

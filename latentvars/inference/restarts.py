@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from latentvars.program import Program
 from latentvars.randomness import derive
 from latentvars.starts import Start
 
+TIE = 1e-10  # relative: ends as near as that differ by rounding alone, which must not choose between them
 LONG_RUNS = 3
 FAILURES = (NumericalError, ModelError, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
@@ -205,7 +207,7 @@ def ended(run: Run, progress: bool | None) -> Run:
 
 
 class LongRuns:
-    """Runs to their ends, one after the other; the best so far.
+    """Runs to their ends, one after the other; the best so far, and of those that end at one optimum the first.
 
     Attributes:
         program: of the short runs.
@@ -248,12 +250,19 @@ class LongRuns:
         self.done += 1
         end, noise = algorithm.reached(run.history) if run.history else (-np.inf, 0.0)
         sound = not algorithm.collapsed(run.state)
-        if self.best is None or (sound, end) > (self.sound, self.reached):
+        if self.best is None or (sound, end) > (
+            self.sound,
+            self.reached + (sound == self.sound) * TIE * max(1.0, abs(self.reached)),
+        ):
             self.best, self.reached, self.tolerance, self.sound = run, end, noise, sound
             self.short_end = history[-1] if history else -np.inf
             self.began = (values, seed, history)
         self.interrupted = run.status is Status.INTERRUPTED
         return end
+
+    def _higher(self, end: float) -> bool:
+        """Whether an end lies above the best one by more than rounding."""
+        return end > self.reached and not math.isclose(end, self.reached, rel_tol=TIE, abs_tol=TIE)
 
     @property
     def enough(self) -> bool:

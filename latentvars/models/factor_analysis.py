@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from latentvars.distributions import FactorNormal
-from latentvars.errors import MissingDataError, SettingError, ShapeError
-from latentvars.models.columns import as_events, check_width, column, feature_names, matrix, width
+from latentvars.errors import SettingError, ShapeError
+from latentvars.models.columns import as_events, check_observed, check_width, column, feature_names, matrix, width
 from latentvars.models.emissions.base import positive
 from latentvars.models.emissions.gaussian import check_varies
 from latentvars.models.priors import Priors, check_names
@@ -32,6 +32,8 @@ class FactorAnalysis:
     Sites: ``loc`` ``[D]``, ``loadings`` ``[D, L]``, ``scale`` ``[D]``, or with ``noise="spherical"`` ``[]``, standard
     deviations; ``z`` ``[L]`` (local, collapsed, with its exact normal posterior); ``x`` (observed). Spherical noise
     makes it probabilistic principal component analysis (Tipping & Bishop 1999).
+
+    Missing entries (NaN) are integrated out; with them the statistics are taken anew in every pass.
 
     The likelihood knows loadings up to a rotation of the factors. Under flat priors EM gives the one in which loadingsᵀ
     diag(scale⁻²) loadings is diagonal and falls.
@@ -83,9 +85,11 @@ class FactorAnalysis:
             DataError: as :meth:`check`.
         """
         self.check(rows)
-        x, weights = matrix(column(rows)), rows.weights / rows.weights.sum()
-        loc = weights @ x
-        variance = weights @ (x - loc).square()
+        x = matrix(column(rows))
+        weights = rows.weights[:, None] * ~x.isnan()
+        weights, x = weights / weights.sum(0), x.nan_to_num()
+        loc = (weights * x).sum(0)
+        variance = (weights * (x - loc).square()).sum(0)
         share = torch.empty_like(variance).uniform_(LEAST_SHARE, MOST_SHARE, generator=generator)
         scale = (share * variance).sqrt() if self.noise == "diag" else (share[0] * variance.mean()).sqrt()
         axes = torch.linalg.qr(torch.randn(len(loc), self.latents, generator=generator, dtype=x.dtype)).Q
@@ -105,7 +109,6 @@ class FactorAnalysis:
 
         Raises:
             ShapeError: sequences, another number of features, or not fewer latents than features.
-            MissingDataError: missing entries.
         """
         if rows.lengths is not None:
             raise ShapeError(
@@ -121,20 +124,17 @@ class FactorAnalysis:
                 needed="fewer latents than features",
                 remedy="lower latents",
             )
-        if rows.observed is not None:
-            raise MissingDataError(
-                given="missing entries in the data of a factor analysis",
-                needed="complete rows",
-                remedy="drop or impute them: lv.fit(lv.models.GaussianMixture(1), data).impute()",
-            )
         return rows
 
     def check(self, rows: Rows) -> None:
         """Whether the globals can be estimated from the rows.
 
         Raises:
+            MissingDataError: a feature that was never observed.
             DataError: a constant feature; also all errors of :meth:`prepare`.
         """
         self.prepare(rows)
         x, used = matrix(column(rows)), rows.weights > 0
-        check_varies(x if bool(used.all()) else x[used], feature_names(rows))
+        x = x if bool(used.all()) else x[used]
+        check_observed(x, feature_names(rows))
+        check_varies(x, feature_names(rows))
