@@ -8,7 +8,18 @@ import torch
 from scipy.special import logsumexp
 
 from latentvars.kernels._core import exponentials
-from latentvars.kernels.chains import Chains, Posterior, evidence, filtering, posterior, smoothing, viterbi
+from latentvars.kernels.chains import (
+    Chains,
+    Observed,
+    Posterior,
+    evidence,
+    expected,
+    filtering,
+    posterior,
+    smoothing,
+    viterbi,
+)
+from latentvars.kernels.mixtures import Form
 
 
 def serial(initial: np.ndarray, transition: np.ndarray, emission: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
@@ -238,3 +249,65 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         evidence(beyond)
     with pytest.raises(ValueError, match=r"weights is \[3\], needed: \[2\]"):
         posterior(given, np.ones(3), by_chain=False)
+
+
+def features(form: Form, x: np.ndarray) -> np.ndarray:
+    """t(x) ``[M, F]``."""
+    one, size = np.ones((len(x), 1)), x.shape[1]
+    if form == Form.CODES:
+        return np.eye(4)[x[:, 0].astype(int)]
+    further = {
+        Form.LINEAR: np.empty((len(x), 0)),
+        Form.DIAGONAL: x**2,
+        Form.SPHERICAL: (x**2).sum(1, keepdims=True),
+        Form.FULL: np.stack([x[:, i] * x[:, j] for i in range(size) for j in range(i, size)], 1),
+    }
+    return np.concatenate([one, x, further[form]], 1)
+
+
+def observed(form: Form, transition: np.ndarray, lengths: list[int], spread: float = 0.3) -> tuple[Observed, Chains]:
+    """Chains of observations, and the same with a table of their densities."""
+    noise, states, size = np.random.default_rng(3), len(transition), 1 if form == Form.CODES else 3
+    values = noise.normal(size=(sum(lengths), size)) + 5.0
+    centre = np.full(size, 5.0)
+    if form == Form.CODES:
+        values, centre = noise.integers(0, 4, values.shape).astype(float), np.zeros(1)
+    read = features(form, values - centre)
+    natural = spread * noise.normal(size=(states, read.shape[1]))
+    law, ends = noise.dirichlet(np.ones(states)), np.cumsum(lengths)
+    zeros, begins = np.zeros(len(lengths), dtype=np.int64), ends - np.array(lengths)
+    own = np.ascontiguousarray(natural.T) if form == Form.CODES else natural
+    chains = Chains(law[None], zeros, transition[None, None], zeros, read @ natural.T, begins, np.array(lengths))
+    return Observed(form, values, centre, own, law, transition, begins, np.array(lengths)), chains
+
+
+@pytest.mark.parametrize("form", list(Form)[1:], ids=lambda form: form.name)
+@pytest.mark.parametrize(
+    ("states", "lengths"), [(3, [*range(1, 60)]), (5, [9_000, 40]), (11, [300] * 20)], ids=["ragged", "cut", "even"]
+)
+def test_statistics_of_observed_chains_are_those_of_a_table_of_densities(
+    form: Form, states: int, lengths: list[int]
+) -> None:
+    of, table = observed(form, mixing(states), lengths)
+    weights = np.random.default_rng(1).random(len(lengths))
+    found, wanted = expected(of, weights), posterior(table, weights, by_chain=False)
+    assert found is not None
+    np.testing.assert_allclose(found.total, wanted.total, rtol=1e-12)
+    np.testing.assert_allclose(found.initial_slopes, wanted.initial_slopes, rtol=1e-10)
+    np.testing.assert_allclose(found.slopes, wanted.slopes[0, 0], rtol=1e-10)
+    sums = wanted.marginals.T @ features(form, of.values - of.centre)
+    np.testing.assert_allclose(found.sums.T if form == Form.CODES else found.sums, sums, rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize("transition", [sticky(2, 0.9999), left_right(3)], ids=["sticky", "left to right, impossible"])
+def test_observed_chains_that_lanes_cannot_do_are_given_back(transition: np.ndarray) -> None:
+    of, _ = observed(Form.DIAGONAL, transition, [12_000], 0.01 if len(transition) == 2 else 300.0)
+    assert expected(of, np.ones(1)) is None
+
+
+@pytest.mark.parametrize("code", [-1.0, 4.0, np.nan])
+def test_codes_outside_their_table_are_refused(code: float) -> None:
+    of, _ = observed(Form.CODES, mixing(3), [20])
+    of.values[7] = code
+    with pytest.raises(ValueError, match="is none"):
+        expected(of, np.ones(1))

@@ -75,9 +75,11 @@ class InLanes {
     }
 
     // Slopes of lanes that are whole chains are added into `shared`, or into the chain's own; those of chunks are kept.
-    void posterior(std::int64_t number, const Posterior& out, double* shared) {
+    // Expected statistics of chains that are observed go into `sums`, to be used only where no chain has to go another
+    // way.
+    void posterior(std::int64_t number, const Posterior& out, double* shared, double* sums) {
         Group group = this->group(number);
-        static thread_local Scratch held[3];
+        static thread_local Scratch held[4];
         const std::int64_t n = c_.states;
         const std::size_t size = static_cast<std::size_t>(group.steps()) * n * LANES;
         Vec* alpha = reinterpret_cast<Vec*>(held[0].take(size));
@@ -85,13 +87,20 @@ class InLanes {
         double* slopes = held[2].take((n + 1) * n * LANES);
         double* initial = slopes + n * n * LANES;
         std::fill(slopes, initial, 0.0);
+        double* statistics = nullptr;
+        if (c_.observed) {
+            const std::int64_t room = Emissions::room(*c_.observed, n);
+            std::fill_n(statistics = held[3].take(room), room, 0.0);
+        }
         const std::int64_t first = number * LANES;
         sized(n, [&](auto fixed) {
             constexpr int FIXED = decltype(fixed)::value;
             group.template forward<true, FIXED>(alpha, scaled, &results_[first], &filters_[first]);
             group.template backward<FIXED>(alpha, scaled, &results_[first], out, reinterpret_cast<Vec*>(slopes),
-                                           reinterpret_cast<Vec*>(initial), &behinds_[first]);
+                                           reinterpret_cast<Vec*>(initial), reinterpret_cast<Vec*>(statistics),
+                                           &behinds_[first]);
         });
+        if (c_.observed) Emissions::gather(*c_.observed, n, statistics, sums);
         for (int l = 0; l < LANES; ++l) {
             const Lane& lane = lanes_[first + l];
             if (!lane.counts() || results_[first + l].doubtful) continue;
@@ -231,7 +240,7 @@ void posterior(const Chains& c, const Posterior& out) {
             std::vector<double> sums(out.by_chain ? 0 : lanes.groups() * square);
             double* shared = out.by_chain ? nullptr : out.slopes + number * square;
             each(lanes.groups(), c.threads, [&](std::int64_t group) {
-                lanes.posterior(group, out, out.by_chain ? nullptr : &sums[group * square]);
+                lanes.posterior(group, out, out.by_chain ? nullptr : &sums[group * square], nullptr);
             });
             for (std::size_t x = 0; x < sums.size(); ++x) shared[x % square] += sums[x];
             left = lanes.finish(out.total, true, &out, shared);
@@ -250,6 +259,21 @@ void posterior(const Chains& c, const Posterior& out) {
     });
     for (const Share& share : shares)
         for (std::size_t x = 0; x < share.slopes.size(); ++x) out.slopes[share.matrix * size + x] += share.slopes[x];
+}
+
+// Expected statistics of observed chains with one matrix; false, and of no use, where some chain has to go another way.
+bool expected(const Chains& c, const Posterior& out) {
+    const std::int64_t square = c.states * c.states, size = c.states * c.observed->features * c.observed->codes;
+    Numbers rows(c.count);
+    for (std::int64_t row = 0; row < c.count; ++row) rows[row] = row;
+    InLanes lanes(c, rows, c.transition);
+    lanes.keep_pieces();
+    std::vector<double> slopes(lanes.groups() * square), sums(lanes.groups() * size);
+    each(lanes.groups(), c.threads,
+         [&](std::int64_t group) { lanes.posterior(group, out, &slopes[group * square], &sums[group * size]); });
+    for (std::size_t x = 0; x < slopes.size(); ++x) out.slopes[x % square] += slopes[x];
+    for (std::size_t x = 0; x < sums.size(); ++x) out.sums[x % size] += sums[x];
+    return lanes.finish(out.total, true, &out, out.slopes).empty();
 }
 
 void filter(const Chains& c, double* states, double* steps, double* total) {
@@ -328,6 +352,6 @@ void exponentials(double* x, std::int64_t size) {
 }
 
 extern const Kernels kernels;
-const Kernels kernels = {evidence, posterior, filter, smooth, paths, draws, normal_scores, normal_sums, exponentials};
+const Kernels kernels = {evidence, posterior, expected, filter, smooth, paths, draws, normal_scores, normal_sums, exponentials};
 
 }  // namespace LATENTVARS_ISA

@@ -1,113 +1,19 @@
-// Scaled forward-backward of many chains side by side.
-//
-// A *lane* is a stretch of one chain: a whole sequence, or a chunk of a long one with a warm-up before and behind. LANES
-// lanes with one transition matrix form a group, and every operation runs over the lanes of a group at once; what a lane
-// gives depends on its own data alone, to the bit. Messages and emissions of a group lie as [step][state][lane].
+// Scaled forward-backward of a group of lanes.
 //
 // Precision: emissions are scaled by their largest at each step, and the filter by its sum c_t. A factor below e^-600
 // counts as zero. This loses nothing as long as every state keeps a predicted probability above FLOOR (errors of single
 // entries are not amplified by a positive recursion), which is watched: a lane where it fails is *doubtful*.
 #pragma once
-#include <algorithm>
-#include <vector>
+#include <optional>
 
-#include "tables.h"
-#include "vectors.h"
+#include "emissions.h"
+#include "lane.h"
 
 namespace LATENTVARS_ISA {
 
-using latentvars::Chains;
-using latentvars::Kernels;
-using latentvars::Posterior;
-
-constexpr int PARTS = 2;              // vectors side by side
-constexpr int LANES = PARTS * WIDTH;
+constexpr std::int64_t TILE = 128;     // states at all steps that are worked on at a time
 constexpr double FLOOR = 1e-150, SMALLEST = 1e-30;
-constexpr std::int64_t CUT = 1024;    // steps from which a chain is cut
-constexpr std::int64_t CHUNK = 640, MOST_GROUPS = 256, WARM_UP = 64;
 constexpr int RENORMALISED = 8;       // steps after which the exponent of a product of norms is put aside
-
-struct Lane {
-    std::int64_t chain = -1;  // none
-    std::int64_t begin = 0;   // row of its first step
-    std::int64_t count = 0;   // steps, warm-ups included
-    std::int64_t from = 0;    // first step that counts
-    std::int64_t to = 0;      // step after the last that counts
-    bool head = false, cut = false;
-    bool counts() const { return chain >= 0; }
-};
-
-// Messages of a lane at the last step before its body and at the last of its body.
-struct Seams {
-    std::vector<double> before, end;  // [K]
-};
-
-// What a lane gives.
-struct LaneResult {
-    double total = 0.0;
-    bool doubtful = false;
-};
-
-// A step at which the message of a lane is a seam.
-struct Event {
-    std::int64_t step;
-    int lane;
-    bool end;
-};
-
-// Chunks fill whole groups.
-inline std::int64_t chunk_size(std::int64_t length) {
-    const std::int64_t groups = std::clamp<std::int64_t>((length + LANES * CHUNK / 2) / (LANES * CHUNK), 1, MOST_GROUPS);
-    return (length + groups * LANES - 1) / (groups * LANES);
-}
-
-// Lanes of chains, longest first, so that groups hold like lengths. How a chain is cut depends on its own length only.
-inline std::vector<Lane> lanes_of(const Chains& c, const std::vector<std::int64_t>& rows, bool may_cut) {
-    std::vector<Lane> found;
-    for (const std::int64_t row : rows) {
-        const std::int64_t length = c.lengths[row];
-        if (length < CUT || !may_cut) {
-            found.push_back({row, c.begins[row], length, 0, length, true, false});
-            continue;
-        }
-        const std::int64_t size = chunk_size(length);
-        for (std::int64_t low = 0; low < length; low += size) {
-            const std::int64_t high = std::min(low + size, length);
-            const std::int64_t first = std::max<std::int64_t>(low - WARM_UP, 0), last = std::min(high + WARM_UP, length);
-            found.push_back({row, c.begins[row] + first, last - first, low - first, high - first, low == 0, true});
-        }
-    }
-    std::stable_sort(found.begin(), found.end(), [](const Lane& a, const Lane& b) { return a.count > b.count; });
-    while (found.size() % LANES) found.push_back({});
-    return found;
-}
-
-// after[j] = sum_i matrix[j, i] before[i], for all lanes; four rows at a time, to use what is loaded.
-template <int FIXED>
-inline void product(const double* matrix, const Vec* before, Vec* after, int states) {
-    const std::ptrdiff_t n = FIXED ? FIXED : states;
-    std::ptrdiff_t j = 0;
-    if constexpr (FIXED == 0 || FIXED >= 4)
-        for (; j + 4 <= n; j += 4) {
-            const double* row = matrix + j * n;
-            Vec found[4][PARTS];
-            for (int p = 0; p < PARTS; ++p)
-                for (int q = 0; q < 4; ++q) found[q][p] = row[q * n] * before[p];
-            for (std::ptrdiff_t i = 1; i < n; ++i)
-                for (int p = 0; p < PARTS; ++p)
-                    for (int q = 0; q < 4; ++q) found[q][p] += row[q * n + i] * before[i * PARTS + p];
-            for (int q = 0; q < 4; ++q)
-                for (int p = 0; p < PARTS; ++p) after[(j + q) * PARTS + p] = found[q][p];
-        }
-    for (; j < n; ++j) {
-        const double* row = matrix + j * n;
-        for (int p = 0; p < PARTS; ++p) {
-            Vec found = row[0] * before[p];
-            for (std::ptrdiff_t i = 1; i < n; ++i) found += row[i] * before[i * PARTS + p];
-            after[j * PARTS + p] = found;
-        }
-    }
-}
 
 // One group of lanes with one transition matrix.
 class Group {
@@ -151,7 +57,7 @@ class Group {
         for (std::int64_t start = 0; start < steps_; start += tile) {
             const std::int64_t here = std::min(tile, steps_ - start);
             Vec* emitted = scaled + (KEEP ? start * block : 0);
-            load_tile(start, here, reinterpret_cast<double*>(emitted));
+            load_tile(start, here, emitted);
             scale<FIXED>(emitted, here, tops);
             for (std::int64_t s = 0; s < here; ++s) {
                 const std::int64_t t = start + s;
@@ -159,7 +65,7 @@ class Group {
                 if (t == 0)
                     begin(now);
                 else
-                    product<FIXED>(into.data(), before, now, n);
+                    product<FIXED>(into.data(), before, now, n, n);
                 Vec* a = KEEP ? alpha + t * block : before;
                 const char* reached = reach_.data() + std::min<std::int64_t>(t, reach_.size() / n - 1) * n;
                 for (int p = 0; p < PARTS; ++p) {
@@ -200,11 +106,12 @@ class Group {
         }
     }
 
-    // Smooths the lanes after `forward`: marginals times the weights for the bodies of lanes that are not doubtful;
-    // slopes [K][K][lane] and initial slopes [K][lane], not weighted.
+    // Smooths the lanes after `forward`: marginals times the weights for the bodies of lanes that are not doubtful, or
+    // where the chains are observed the expected statistics `sums` of these; slopes [K][K][lane] and initial slopes
+    // [K][lane], not weighted.
     template <int FIXED>
     void backward(const Vec* alpha, const Vec* scaled, const LaneResult* results, const Posterior& out, Vec* slopes,
-                  Vec* initial_slopes, Seams* seams) {
+                  Vec* initial_slopes, Vec* sums, Seams* seams) {
         const int n = FIXED ? FIXED : states_;
         const std::ptrdiff_t block = static_cast<std::ptrdiff_t>(n) * PARTS;
         const std::int64_t tile = tile_steps();
@@ -212,6 +119,13 @@ class Group {
         Vec* behind = reinterpret_cast<Vec*>(scratch.take((2 + 2 * tile) * block * WIDTH));
         Vec *ahead = behind + block, *pairs = ahead + block, *probs = pairs + tile * block;
         for (std::ptrdiff_t x = 0; x < block; ++x) behind[x] = all(1.0), ahead[x] = Vec{};
+        std::optional<Emissions> emissions;
+        Vec weights[PARTS] = {}, *features = nullptr;
+        if (c_.observed) {
+            features = emissions.emplace(*c_.observed, states_).scratch(tile);
+            for (int l = 0; l < LANES; ++l)
+                if (lanes_[l].counts() && !results[l].doubtful) weights[l / WIDTH][l % WIDTH] = out.weights[lanes_[l].chain];
+        }
         auto event = events_.rbegin();
         const std::int64_t last_tile = (steps_ - 1) / tile;
         for (std::int64_t number = last_tile; number >= 0; --number) {
@@ -243,12 +157,18 @@ class Group {
                     ahead[x] = e[x] * behind[x];
                 }
                 if (t > 0)
-                    product<FIXED>(matrix_, ahead, behind, n);
+                    product<FIXED>(matrix_, ahead, behind, n, n);
                 else
                     for (std::ptrdiff_t x = 0; x < block; ++x) initial_slopes[x] = ahead[x];
             }
-            add_pairs<FIXED>(alpha + start * block, pairs, here, slopes);
-            store_tile(start, here, reinterpret_cast<const double*>(probs), results, out);
+            add_products<FIXED>(alpha + start * block, pairs, here, slopes, n, n);
+            if (emissions) {
+                weigh(probs, start, here, weights);
+                emissions->features(lanes_, start, here, features);
+                emissions->add(probs, features, here, sums);
+            } else {
+                store_tile(start, here, reinterpret_cast<const double*>(probs), results, out);
+            }
         }
     }
 
@@ -258,7 +178,7 @@ class Group {
     }
 
   private:
-    std::int64_t tile_steps() const { return std::clamp<std::int64_t>(128 / states_, 1, 16); }
+    std::int64_t tile_steps() const { return std::clamp<std::int64_t>(TILE / states_, 1, 16); }
 
     void begin(Vec* now) const {
         double* to = reinterpret_cast<double*>(now);
@@ -281,11 +201,29 @@ class Group {
         }
     }
 
-    void load_tile(std::int64_t start, std::int64_t here, double* to) const {
-        if (c_.wide)
-            load_lanes(c_.wide, start, here, to);
-        else
-            load_lanes(c_.narrow, start, here, to);
+    void load_tile(std::int64_t start, std::int64_t here, Vec* to) const {
+        if (c_.observed) {
+            const Emissions emissions(*c_.observed, states_);
+            Vec* features = emissions.scratch(tile_steps());
+            emissions.features(lanes_, start, here, features);
+            emissions.scores(features, here, to);
+        } else if (c_.wide) {
+            load_lanes(c_.wide, start, here, reinterpret_cast<double*>(to));
+        } else {
+            load_lanes(c_.narrow, start, here, reinterpret_cast<double*>(to));
+        }
+    }
+
+    // Probabilities times the weights of their lanes, zero outside of the bodies of lanes and in doubtful ones.
+    void weigh(Vec* probs, std::int64_t start, std::int64_t here, const Vec* weights) const {
+        for (std::int64_t s = 0; s < here; ++s) {
+            const std::int64_t t = start + s;
+            for (int p = 0; p < PARTS; ++p) {
+                const Int inside = (from_[p] <= t) & (t < to_[p]);
+                const Vec weight = low_ <= t && t < high_ ? weights[p] : inside ? weights[p] : Vec{};
+                for (int k = 0; k < states_; ++k) probs[(s * states_ + k) * PARTS + p] *= weight;
+            }
+        }
     }
 
     // Emissions over the largest of each step, whose logs are kept.
@@ -316,45 +254,6 @@ class Group {
     static void keep_seam(std::vector<double>& seam, const Vec* message, int lane, int n) {
         seam.resize(n);
         for (int k = 0; k < n; ++k) seam[k] = message[k * PARTS + lane / WIDTH][lane % WIDTH];
-    }
-
-    // slopes[i][j] += sum over the steps of alpha[i] * pairs[j].
-    template <int FIXED>
-    static void add_block(const Vec* alpha, const Vec* pairs, std::int64_t here, Vec* slopes, int n, int i, int j, int rows,
-                          int columns) {
-        const std::ptrdiff_t block = static_cast<std::ptrdiff_t>(n) * PARTS;
-        for (int p = 0; p < PARTS; ++p)
-            for (int r = 0; r < rows; ++r)
-                for (int q = 0; q < columns; ++q) {
-                    Vec found = slopes[((i + r) * n + j + q) * PARTS + p];
-                    for (std::int64_t s = 0; s < here; ++s)
-                        found += alpha[s * block + (i + r) * PARTS + p] * pairs[s * block + (j + q) * PARTS + p];
-                    slopes[((i + r) * n + j + q) * PARTS + p] = found;
-                }
-    }
-
-    template <int FIXED>
-    void add_pairs(const Vec* alpha, const Vec* pairs, std::int64_t here, Vec* slopes) const {
-        const int n = FIXED ? FIXED : states_;
-        const std::ptrdiff_t block = static_cast<std::ptrdiff_t>(n) * PARTS;
-        constexpr int SIDE = 4;
-        int i = 0;
-        for (; i + SIDE <= n; i += SIDE) {
-            int j = 0;
-            for (; j + SIDE <= n; j += SIDE)
-                for (int p = 0; p < PARTS; ++p) {
-                    Vec found[SIDE][SIDE] = {};
-                    for (std::int64_t s = 0; s < here; ++s) {
-                        const Vec *a = alpha + s * block + i * PARTS + p, *b = pairs + s * block + j * PARTS + p;
-                        for (int r = 0; r < SIDE; ++r)
-                            for (int q = 0; q < SIDE; ++q) found[r][q] += a[r * PARTS] * b[q * PARTS];
-                    }
-                    for (int r = 0; r < SIDE; ++r)
-                        for (int q = 0; q < SIDE; ++q) slopes[((i + r) * n + j + q) * PARTS + p] += found[r][q];
-                }
-            add_block<FIXED>(alpha, pairs, here, slopes, n, i, j, SIDE, n - j);
-        }
-        add_block<FIXED>(alpha, pairs, here, slopes, n, i, 0, n - i, n);
     }
 
     template <class Real>

@@ -10,15 +10,6 @@ namespace {
 
 const MixtureKernels* kernels = nullptr;
 
-std::size_t features_of(Form form, std::size_t size) {
-    switch (form) {
-        case Form::linear: return 1 + size;
-        case Form::diagonal: return 1 + 2 * size;
-        case Form::spherical: return 2 + size;
-        default: return 1 + size + size * (size + 1) / 2;
-    }
-}
-
 void expected(int form, In<double> values, In<double> centre, In<double> weights, In<double> natural,
               Out<double> objective, Out<double> sums, int threads) {
     if (values.ndim() != 2 || natural.ndim() != 2 || form < 0 || form > 4)

@@ -2,16 +2,9 @@
 #pragma once
 #include <cstdint>
 
-namespace latentvars {
+#include "features.h"
 
-// Features of an observation of D numbers about a centre.
-enum class Form : int {
-    table = 0,      // given
-    linear = 1,     // 1, x
-    diagonal = 2,   // 1, x, x^2
-    spherical = 3,  // 1, x, |x|^2
-    full = 4,       // 1, x, x_i x_j with i <= j, row by row
-};
+namespace latentvars {
 
 // S mixtures of K components on the same M observations.
 struct Mixtures {

@@ -2,6 +2,8 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <vector>
+
 #include "mixture_module.h"
 #include "shapes.h"
 #include "tables.h"
@@ -22,8 +24,10 @@ LATENTVARS_DECLARE(x86_64_v4)
 namespace {
 
 using latentvars::Chains;
+using latentvars::Form;
 using latentvars::Kernels;
 using latentvars::Normals;
+using latentvars::Observations;
 using latentvars::Posterior;
 
 struct Build {
@@ -90,6 +94,47 @@ struct Given {
     }
 };
 
+// Chains with one law each, whose emissions are worked out of what was observed.
+struct Observed {
+    Chains chains{};
+    Observations observations{};
+    std::vector<std::int64_t> none;
+
+    Observed(int form, const In<double>& values, const In<double>& centre, const In<double>& natural,
+             const In<double>& initial, const In<double>& transition, const In<std::int64_t>& begins,
+             const In<std::int64_t>& lengths, int threads)
+        : none(lengths.size(), 0) {
+        if (values.ndim() != 2 || natural.ndim() != 2 || form < 1 || form > 5)
+            throw std::invalid_argument("needed: values [M, D], natural [K, F], a form from 1 to 5");
+        const bool codes = static_cast<Form>(form) == Form::codes;
+        const std::size_t states = initial.size(), count = lengths.size(), size = values.shape(1);
+        const std::size_t features = codes ? 1 : features_of(static_cast<Form>(form), size);
+        if (codes)
+            needs(natural, "natural", {natural.shape(0), states});
+        else
+            needs(natural, "natural", {states, features});
+        needs(centre, "centre", {size});
+        needs(transition, "transition", {states, states});
+        needs(begins, "begins", {count});
+        for (std::size_t row = 0; row < count; ++row)
+            if (begins.data()[row] < 0 || lengths.data()[row] < 1 ||
+                static_cast<std::size_t>(begins.data()[row] + lengths.data()[row]) > values.shape(0))
+                throw std::invalid_argument("chain " + std::to_string(row) + " lies outside its table");
+        if (codes)
+            for (std::size_t row = 0; row < values.shape(0); ++row)
+                if (!(values.data()[row] >= 0 && values.data()[row] < static_cast<double>(natural.shape(0))))
+                    throw std::invalid_argument("code " + std::to_string(values.data()[row]) + " is none");
+        observations = {static_cast<Form>(form), static_cast<std::int64_t>(size), static_cast<std::int64_t>(features),
+                        codes ? static_cast<std::int64_t>(natural.shape(0)) : 1,
+                        values.data(), centre.data(), natural.data()};
+        chains.count = count, chains.states = states, chains.matrices = chains.moves = 1, chains.threads = threads;
+        chains.initial = initial.data(), chains.initial_of = none.data();
+        chains.transition = transition.data(), chains.transition_of = none.data();
+        chains.begins = begins.data(), chains.lengths = lengths.data();
+        chains.observed = &observations;
+    }
+};
+
 Normals normals(const In<double>& points, const In<double>& loc, const In<double>& root, int threads) {
     if (points.ndim() != 2 || loc.ndim() != 2) throw std::invalid_argument("needed: points [M, D], loc [K, D]");
     const std::size_t features = points.shape(1), components = loc.shape(0);
@@ -128,7 +173,8 @@ NB_MODULE(_core, m) {
         needs(marginals, "marginals", {given.steps, states});
         needs(initial_slopes, "initial_slopes", {count, states});
         needs(slopes, "slopes", {by_chain ? count : static_cast<std::size_t>(c.matrices), moves, states, states});
-        Posterior out{weights.data(), by_chain, total.data(), nullptr, nullptr, initial_slopes.data(), slopes.data()};
+        Posterior out{weights.data(), by_chain, total.data(), nullptr, nullptr, initial_slopes.data(), slopes.data(),
+                      nullptr};
         if (c.wide && marginals.dtype() == nb::dtype<double>())
             out.wide = static_cast<double*>(marginals.data());
         else if (c.narrow && marginals.dtype() == nb::dtype<float>())
@@ -137,6 +183,23 @@ NB_MODULE(_core, m) {
             throw std::invalid_argument("marginals: the dtype of log emission is needed");
         nb::gil_scoped_release free;
         build.kernels->posterior(c, out);
+    });
+
+    m.def("expected", [](int form, In<double> values, In<double> centre, In<double> natural, In<double> initial,
+                         In<double> transition, In<std::int64_t> begins, In<std::int64_t> lengths, In<double> weights,
+                         Out<double> total, Out<double> initial_slopes, Out<double> slopes, Out<double> sums,
+                         int threads) {
+        const Observed given(form, values, centre, natural, initial, transition, begins, lengths, threads);
+        const std::size_t count = given.chains.count, states = given.chains.states;
+        needs(weights, "weights", {count});
+        needs(total, "total", {count});
+        needs(initial_slopes, "initial_slopes", {count, states});
+        needs(slopes, "slopes", {states, states});
+        needs(sums, "sums", {natural.shape(0), natural.shape(1)});
+        const Posterior out{weights.data(),        false,        total.data(), nullptr, nullptr,
+                            initial_slopes.data(), slopes.data(), sums.data()};
+        nb::gil_scoped_release free;
+        return build.kernels->expected(given.chains, out);
     });
 
     m.def("filter", [](const Given& given, Out<double> states, Out<double> steps, Out<double> total) {

@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "features.h"
+
 namespace latentvars {
 
 // N chains with K states, in a table of M steps. Probabilities, not logs.
@@ -15,7 +17,8 @@ struct Chains {
     const double* transition;        // [P, S, K, K], from, to
     const std::int64_t* transition_of;  // [N]
     const double* wide;              // [M, K] log densities in double precision, nats; or
-    const float* narrow;             //        in single precision
+    const float* narrow;             //        in single precision; or
+    const Observations* observed;    // what they come from
     const std::int64_t* begins;      // [N], first step of each chain in the table
     const std::int64_t* lengths;     // [N], at least 1
     int threads;
@@ -30,6 +33,7 @@ struct Posterior {
     float* narrow;           //         in single precision
     double* initial_slopes;  // [N, K], d log p(x) / d initial
     double* slopes;          // [P, S, K, K], or [N, S, K, K] by chain: d log p(x) / d transition
+    double* sums;            // [K, F], of codes [C, K]: expected statistics of chains that are observed
 };
 
 // Points [M, D] and K normal components.
@@ -46,6 +50,7 @@ struct Normals {
 struct Kernels {
     void (*evidence)(const Chains&, double* total);
     void (*posterior)(const Chains&, const Posterior&);
+    bool (*expected)(const Chains&, const Posterior&);
     void (*filter)(const Chains&, double* states, double* steps, double* total);
     void (*smooth)(const Chains&, const double* states, const double* steps, const double* total, double* probs,
                    double* log_ahead);

@@ -29,7 +29,8 @@ class Table(ABC):
     Attributes:
         own: number of features whose coefficients differ between components; None: all. The others stand behind them.
             They drop out of the posterior of the component, and their sums are constants of the data.
-        form: by which the compiled core knows the own features.
+        form: by which the compiled core knows the own features, of numbers as they are where the table is not one of
+            normals.
     """
 
     own: int | None = None
@@ -194,6 +195,8 @@ class MultivariateNormalTable(Table):
 class CountTable(Table):
     """Poisson: features 1, x."""
 
+    form = Form.LINEAR
+
     def features(self, value: Tensor, reference: Reference) -> Tensor:
         flat = value.reshape(len(value), -1).mT
         return torch.cat([torch.ones_like(flat[:1]), flat])
@@ -214,6 +217,8 @@ class CountTable(Table):
 class BernoulliTable(Table):
     """Features 1, x."""
 
+    form = Form.LINEAR
+
     def features(self, value: Tensor, reference: Reference) -> Tensor:
         flat = value.reshape(len(value), -1).mT
         return torch.cat([torch.ones_like(flat[:1]), flat])
@@ -230,6 +235,8 @@ class BernoulliTable(Table):
 @final
 class CategoricalTable(Table):
     """Features 1 and the indicator of each category."""
+
+    form = Form.CODES
 
     def __init__(self, categories: int) -> None:
         self.categories = categories

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentvars.families import Reference
-from latentvars.families.tables import Table, is_normal
+from latentvars.families.tables import Form, Table, is_normal
 
 KEPT = 2**22  # numbers: larger tables of features are made anew, chunk by chunk, in each pass
 CHUNK = 2**18  # numbers of features at a time: what a cache holds
@@ -52,11 +52,11 @@ class Points:
         """
         weights = by_row if lengths is None else by_row.repeat_interleave(lengths)
         value = value.to(torch.float64).contiguous()
-        fused = is_normal(table) and lengths is None  # the core makes the features of these by itself
+        fused = table.form != Form.TABLE and (is_normal(table) or lengths is not None)  # the core makes their features
         farthest, base, kept, shared = torch.zeros(0), 0.0, [], torch.zeros(0, dtype=torch.float64)
         for low in range(0, len(value), 4096):
             part = slice(low, low + 4096)
-            features = table.firsts(value[part], reference) if fused else table.features(value[part], reference)
+            features = (table.firsts if fused and is_normal(table) else table.features)(value[part], reference)
             rest = table.shared(value[part], reference)
             here = features.abs().amax(1)
             farthest = torch.maximum(farthest, here) if len(farthest) else here

@@ -13,28 +13,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Size, Tensor
 from torch.distributions import Independent
 
 from latentvars.distributions import Flat, HiddenMarkov, Mixture
 from latentvars.families import Arguments, Selection, Statistics, without_wrappers
-from latentvars.families.tables import Table, table_of
+from latentvars.families.tables import Form, Table, is_normal, table_of
 from latentvars.inference.lifted import Lifted, padded
 from latentvars.inference.m_step import Expected
 from latentvars.inference.m_step_plan import Leaf, Plan
 from latentvars.inference.mixture_step import MixtureStep, mixture_step
 from latentvars.inference.points import Points
+from latentvars.kernels.chains import Chains, Expectation, Observed, Posterior, expected, posterior
 from latentvars.program import Program
 from latentvars.rows import Batch, Rows
 
 
 @dataclass
 class Held:
-    """The observations of the last batch of all rows: every pass of an unbatched run meets it again."""
+    """What was met before.
+
+    Attributes:
+        batch, points: the last batch of all rows and its observations: every pass of an unbatched run meets it again.
+        apart: whether there were chains that cannot be worked on side by side.
+    """
 
     batch: Batch | None = None
     points: Points | None = None
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,10 +164,11 @@ class Tabulated:
 
     def _chains(self, points: Points, arguments: Arguments, laws: Mapping[str, Tensor]) -> Expected | None:
         natural = self.table.natural(arguments, self.leaf.target, self.plan.references[self.leaf.name])
-        if not bool(natural.isfinite().all()):
-            return None
         own, shared = self._parted(natural)
-        objective, sums, counts = self._chain(points, own, **laws)
+        found = self._observed_chain(points, own, **laws)
+        if found is None and not bool(natural.isfinite().all()):
+            return None
+        objective, sums, counts = found or self._chain(points, own, **laws)
         sums = self._completed(points, sums, len(own))
         statistics = {self.leaf.name: self.table.statistics(sums, self.leaf.target)} | self._counts(counts)
         return Expected(objective + float(points.shared @ shared[0]) + points.base, statistics)
@@ -206,13 +215,39 @@ class Tabulated:
                 found[leaf.name] = {"counts": value.reshape(*leaf.target, value.shape[-1])}
         return found
 
+    def _observed_chain(
+        self, points: Points, natural: Tensor, initial: Tensor, transition: Tensor
+    ) -> tuple[float, Tensor, dict[str, Tensor]] | None:
+        """Chains whose densities are worked out where they are needed; None where some have to go another way."""
+        codes = self.table.form == Form.CODES
+        finite = natural if not codes else natural.nan_to_num(neginf=0.0)  # a symbol may be impossible
+        if self.table.form == Form.TABLE or self.held.apart or not bool(finite.isfinite().all()):
+            return None
+        assert points.lengths is not None
+        centre = self.plan.references[self.leaf.name].centre if is_normal(self.table) else natural.new_zeros(())
+        lengths = points.lengths.numpy()
+        given = Observed(
+            self.table.form,
+            points.matrix.numpy(),
+            centre.reshape(-1).expand(points.matrix.shape[1]).contiguous().numpy(),
+            (natural[:, 1:].mT if codes else natural).contiguous().numpy(),
+            initial.reshape(-1).contiguous().numpy(),
+            transition.reshape(len(natural), -1).contiguous().numpy(),
+            np.cumsum(lengths) - lengths,
+            lengths,
+        )
+        found = expected(given, points.by_row.numpy())
+        if found is None:
+            self.held.apart = True
+            return None
+        sums = torch.from_numpy(found.sums)
+        if codes:
+            sums = torch.cat([sums.sum(0)[:, None], sums.mT], 1)
+        return self._chain_counts(points, found, sums, initial, transition)
+
     def _chain(
         self, points: Points, natural: Tensor, initial: Tensor, transition: Tensor
     ) -> tuple[float, Tensor, dict[str, Tensor]]:
-        import numpy as np
-
-        from latentvars.kernels.chains import Chains, posterior
-
         reference = self.plan.references[self.leaf.name]
         assert points.lengths is not None
         lengths, states, at = points.lengths.numpy(), len(natural), 0
@@ -236,8 +271,14 @@ class Tabulated:
         for features, _ in points.chunks(self.table, reference, states):
             sums += (features @ marginals[at : at + features.shape[1]]).mT
             at += features.shape[1]
+        return self._chain_counts(points, found, sums, initial, transition)
+
+    @staticmethod
+    def _chain_counts(
+        points: Points, found: Posterior | Expectation, sums: Tensor, initial: Tensor, transition: Tensor
+    ) -> tuple[float, Tensor, dict[str, Tensor]]:
         first = torch.from_numpy(found.initial_slopes).sum(0) * initial.reshape(-1)
-        moves = torch.from_numpy(found.slopes)[0, 0] * transition.reshape(states, states)
+        moves = torch.from_numpy(found.slopes).reshape(transition.shape[-2:]) * transition.reshape(len(first), -1)
         objective = float(points.by_row @ torch.from_numpy(found.total))
         return objective, sums, {"initial": first, "transition": moves}
 

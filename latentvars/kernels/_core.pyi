@@ -27,6 +27,22 @@ def posterior(
     initial_slopes: np.ndarray,
     slopes: np.ndarray,
 ) -> None: ...
+def expected(
+    form: int,
+    values: np.ndarray,
+    centre: np.ndarray,
+    natural: np.ndarray,
+    initial: np.ndarray,
+    transition: np.ndarray,
+    begins: np.ndarray,
+    lengths: np.ndarray,
+    weights: np.ndarray,
+    total: np.ndarray,
+    initial_slopes: np.ndarray,
+    slopes: np.ndarray,
+    sums: np.ndarray,
+    threads: int,
+) -> bool: ...
 def filter(chains: Chains, states: np.ndarray, steps: np.ndarray, total: np.ndarray) -> None: ...
 def smooth(
     chains: Chains,

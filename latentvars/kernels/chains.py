@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from latentvars.kernels import _core
+from latentvars.kernels.mixtures import Form
 
 LOG_ZERO = -1e231  # of the core: stands for log 0, so that differences stay numbers
 
@@ -90,6 +91,74 @@ def posterior(chains: Chains, weights: np.ndarray, by_chain: bool) -> Posterior:
         chains.compiled, weights, by_chain, found.total, found.marginals, found.initial_slopes, found.slopes
     )
     return found
+
+
+@dataclass(frozen=True)
+class Observed:
+    """N chains with K states and one law, of observations that follow an exponential family in each state.
+
+    Attributes:
+        form: of the features t(x), about a centre.
+        values: ``[M, D]`` float64.
+        centre: ``[D]``.
+        natural: log f(x | k) = natural · t(x), ``[K, F]``; of codes ``[C, K]``.
+        initial, transition: ``[K]`` and ``[K, K]`` probabilities, from, to.
+        begins, lengths: ``[N]`` int64, first step of each chain in the table and number of its steps, at least one.
+    """
+
+    form: Form
+    values: np.ndarray
+    centre: np.ndarray
+    natural: np.ndarray
+    initial: np.ndarray
+    transition: np.ndarray
+    begins: np.ndarray
+    lengths: np.ndarray
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What is expected of observed chains, times their weights.
+
+    Attributes:
+        total: log p(x), nats, ``[N]``, not weighted.
+        initial_slopes: ∂ log p(x) / ∂π, ``[N, K]``.
+        slopes: ∂ log p(x) / ∂A, ``[K, K]``, summed over the chains.
+        sums: Σ_t p(z_t = k | x) t(x_t), laid out as ``natural``.
+    """
+
+    total: np.ndarray
+    initial_slopes: np.ndarray
+    slopes: np.ndarray
+    sums: np.ndarray
+
+
+def expected(of: Observed, weights: np.ndarray) -> Expectation | None:
+    """Expected statistics in one go, without tables of densities or probabilities; ``weights [N]`` float64.
+
+    None where some chain would lose precision in lanes: :func:`posterior` knows other ways.
+    """
+    count, states = len(of.lengths), len(of.initial)
+    found = Expectation(
+        np.zeros(count), np.zeros((count, states)), np.zeros((states, states)), np.zeros(of.natural.shape)
+    )
+    fine = _core.expected(
+        int(of.form),
+        of.values,
+        of.centre,
+        of.natural,
+        of.initial,
+        of.transition,
+        of.begins,
+        of.lengths,
+        weights,
+        found.total,
+        found.initial_slopes,
+        found.slopes,
+        found.sums,
+        torch.get_num_threads(),
+    )
+    return found if fine else None
 
 
 def filtering(chains: Chains) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

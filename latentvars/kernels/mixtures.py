@@ -23,6 +23,7 @@ class Form(IntEnum):
     DIAGONAL = 2  # 1, x, x²
     SPHERICAL = 3  # 1, x, |x|²
     FULL = 4  # 1, x, x_i x_j with i ≤ j
+    CODES = 5  # an indicator of each code
 
 
 def expected(
