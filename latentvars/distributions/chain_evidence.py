@@ -9,6 +9,7 @@ from pyro.distributions import is_validation_enabled
 from torch import Tensor
 
 from latentvars.distributions import chain_operators
+from latentvars.distributions.normal_blocks import is_recorded
 from latentvars.errors import ModelError
 
 
@@ -96,13 +97,16 @@ def _slopes_kept(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple
         return None, None, None, None, None
     if torch.is_grad_enabled():
         return *_slopes_in_torch(initial, transition, log_emission, lengths, grad), None, None
-    return (
-        (grad[..., None] * by_initial).sum_to_size(initial.shape),
-        (grad[..., None, None, None] * by_transition).sum_to_size(transition.shape),
-        grad[..., None, None] * marginals,
-        None,
-        None,
-    )
+    if not _is_one(grad):
+        marginals, by_initial = grad[..., None, None] * marginals, grad[..., None] * by_initial
+        by_transition = grad[..., None, None, None] * by_transition
+    by_initial, by_transition = by_initial.sum_to_size(initial.shape), by_transition.sum_to_size(transition.shape)
+    return by_initial.detach(), by_transition.detach(), marginals.detach(), None, None
+
+
+def _is_one(grad: Tensor) -> bool:
+    """Whether totals were only added up, so that what was kept need not be copied."""
+    return not is_recorded() and chain_operators.is_plain(grad) and bool((grad == 1).all())
 
 
 def _slopes_in_torch(

@@ -1,4 +1,5 @@
-"""Log densities of normal components at points as one operator of torch: no array of points × components × features.
+"""Log densities of components at points without an array of points × components × features: of normals as one operator
+of torch.
 
 Everywhere else than on a CPU in double precision, and for components of other shapes, ``log_prob`` of the components
 does the work.
@@ -10,7 +11,7 @@ import math
 from typing import Any
 
 import torch
-from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
+from pyro.distributions import Categorical, MultivariateNormal, Normal, TorchDistribution
 from torch import Tensor
 from torch._C._functorch import (  # type: ignore[import-not-found]
     get_unwrapped,
@@ -25,15 +26,24 @@ LOG_TWO_PI = math.log(2 * math.pi)
 
 def component_log_prob(components: TorchDistribution, value: Tensor) -> Tensor:
     """log f_k(x), nats, ``[..., K]``, of components ``[..., K]`` at x ``[..., 1, *E]``."""
+    if type(components) is Categorical and len(components.batch_shape) == 1 and value.shape[-1:] == (1,):
+        return _by_code(components, value[..., 0])
     found = _normal(components, value)
     if found is None:
         return components.log_prob(value)
-    if components._validate_args:
+    if components._validate_args and bool(value.sum().isnan()):  # the shape is known, so only NaN can be wrong
         components._validate_sample(value)
     loc, root = found
     points = value.reshape(-1, loc.shape[-1])
     lead = value.shape[: value.dim() - len(components.event_shape) - 1]
     return scores(points, loc, root).reshape(*lead, len(loc))
+
+
+def _by_code(components: Any, value: Tensor) -> Tensor:
+    """Whole rows of a table of codes × components, instead of one number at a time."""
+    if components._validate_args:
+        components._validate_sample(value[..., None])
+    return components.logits.mT.contiguous().index_select(0, value.long().reshape(-1)).reshape(*value.shape, -1)
 
 
 def _normal(components: Any, value: Tensor) -> tuple[Tensor, Tensor] | None:

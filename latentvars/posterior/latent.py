@@ -144,7 +144,4 @@ def _std(belief: TorchDistribution) -> Tensor:
 
 
 def _mode(belief: TorchDistribution) -> Tensor:
-    if hasattr(belief, "viterbi"):
-        path = belief.viterbi()  # type: ignore[attr-defined]
-        return path[0] if isinstance(path, tuple) else path
     return belief.probs.argmax(-1) if is_discrete(belief) else belief.mode  # type: ignore[attr-defined]
