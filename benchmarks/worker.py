@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import logging
+import math
 import os
 import resource
 import statistics
@@ -21,6 +22,8 @@ from typing import Any
 
 from harness import Call, Case, Task
 
+PAUSE = 0.2  # seconds, after which the waiting threads of the other side's libraries have gone to sleep
+SHORT = 0.05  # seconds: calls that take less are repeated for as long in their turn
 KIB = 1024 if sys.platform != "darwin" else 1  # unit of ru_maxrss
 
 
@@ -70,6 +73,7 @@ def interleaved(task: Task, ours: Call, theirs: Call, rounds: int) -> dict[str, 
     wholes: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in sorted(sides, reverse=bool(number % 2)):
+            time.sleep(PAUSE)
             unit, whole = once(task, sides[name])
             copies = task.copies if name == "theirs" else 1
             units[name].append(unit * copies)
@@ -84,8 +88,12 @@ def interleaved(task: Task, ours: Call, theirs: Call, rounds: int) -> dict[str, 
 
 def once(task: Task, call: Call) -> tuple[float, float]:
     """Seconds of an iteration, and of the whole (longest) call."""
+    gc.collect()
     if task.passes is None:
         seconds = clocked(call, 1)
+        again = math.ceil(SHORT / seconds) - 1
+        if again > 0:
+            seconds = statistics.median(clocked(call, 1) for _ in range(again))
         return seconds, seconds
     few, many = task.passes
     short, long = clocked(call, few), clocked(call, many)
@@ -93,7 +101,6 @@ def once(task: Task, call: Call) -> tuple[float, float]:
 
 
 def clocked(call: Call, iterations: int) -> float:
-    gc.collect()
     began = time.perf_counter()
     call(iterations)
     return time.perf_counter() - began

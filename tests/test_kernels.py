@@ -15,6 +15,7 @@ from latentvars.kernels.chains import (
     evidence,
     expected,
     filtering,
+    observed_evidence,
     posterior,
     smoothing,
     viterbi,
@@ -281,7 +282,7 @@ def observed(form: Form, transition: np.ndarray, lengths: list[int], spread: flo
     return Observed(form, values, centre, own, law, transition, begins, np.array(lengths)), chains
 
 
-@pytest.mark.parametrize("form", list(Form)[1:], ids=lambda form: form.name)
+@pytest.mark.parametrize("form", list(Form)[1:6], ids=lambda form: form.name)
 @pytest.mark.parametrize(
     ("states", "lengths"), [(3, [*range(1, 60)]), (5, [9_000, 40]), (11, [300] * 20)], ids=["ragged", "cut", "even"]
 )
@@ -293,6 +294,7 @@ def test_statistics_of_observed_chains_are_those_of_a_table_of_densities(
     found, wanted = expected(of, weights), posterior(table, weights, by_chain=False)
     assert found is not None
     np.testing.assert_allclose(found.total, wanted.total, rtol=1e-12)
+    np.testing.assert_array_equal(observed_evidence(of), found.total)
     np.testing.assert_allclose(found.initial_slopes, wanted.initial_slopes, rtol=1e-10)
     np.testing.assert_allclose(found.slopes, wanted.slopes[0, 0], rtol=1e-10)
     sums = wanted.marginals.T @ features(form, of.values - of.centre)
@@ -305,7 +307,32 @@ def test_observed_chains_that_lanes_cannot_do_are_given_back(transition: np.ndar
     assert expected(of, np.ones(1)) is None
 
 
-@pytest.mark.parametrize("code", [-1.0, 4.0, np.nan])
+@pytest.mark.parametrize("apart", [1.0, 1e6])
+@pytest.mark.parametrize("form", [Form.APART, Form.WHITENED])
+def test_evidence_of_normals_by_residuals(form: Form, apart: float) -> None:
+    """Means a million standard deviations from one another and from zero."""
+    noise, states, lengths = np.random.default_rng(4), 3, [5, 40, 2_000]
+    z = np.repeat(np.arange(states), sum(lengths) // states + 1)[: sum(lengths)]
+    loc = apart * (1 + np.arange(states))[:, None] * np.ones(3)
+    x = loc[z] + noise.normal(size=(len(z), 3))
+    root = np.tril(noise.normal(size=(states, 3, 3)), -1) + 2 * np.eye(3)
+    if form == Form.APART:
+        root = root * np.eye(3)
+    y = np.einsum("kij,mkj->mki", root, x[:, None] - loc)
+    diagonal = np.diagonal(root, axis1=1, axis2=2)
+    constant = np.log(diagonal).sum(1) - 1.5 * np.log(2 * np.pi)
+    rest = diagonal if form == Form.APART else root[(slice(None), *np.tril_indices(3))]
+    natural = np.concatenate([constant[:, None], loc, rest], 1)
+    law, ends = noise.dirichlet(np.ones(states)), np.cumsum(lengths)
+    zeros, begins = np.zeros(3, dtype=np.int64), ends - np.array(lengths)
+    table = constant - 0.5 * (y**2).sum(-1)
+    moves = mixing(states)
+    wanted = evidence(Chains(law[None], zeros, moves[None, None], zeros, table, begins, np.array(lengths)))
+    found = observed_evidence(Observed(form, x, np.zeros(3), natural, law, moves, begins, np.array(lengths)))
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("code", [0.5, -1.0, 4.0, np.nan])
 def test_codes_outside_their_table_are_refused(code: float) -> None:
     of, _ = observed(Form.CODES, mixing(3), [20])
     of.values[7] = code

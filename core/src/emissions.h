@@ -1,6 +1,8 @@
 // Emissions of an exponential family, worked out of the observations of a group of lanes where they are needed, and the
 // expected statistics: no table of densities or of posterior probabilities is ever stored.
 #pragma once
+#include <type_traits>
+
 #include "lane.h"
 
 namespace LATENTVARS_ISA {
@@ -15,28 +17,35 @@ class Emissions {
     // Room for the features of some steps.
     Vec* scratch(std::int64_t steps) const {
         static thread_local Scratch held;
-        return reinterpret_cast<Vec*>(held.take(steps * o_.features * LANES));
+        return reinterpret_cast<Vec*>(held.take(steps * stride() * LANES));
     }
 
-    // Features [step][F][lane] of the observations; past the end of a lane those of the centre. Of codes these themselves.
+    // Features [step][F][lane] of the observations; past the end of a lane those of the centre. Of codes, and for
+    // residuals, the observations themselves.
     void features(const Lane* lanes, std::int64_t start, std::int64_t here, Vec* found) const {
-        const std::int64_t d = o_.size, first = o_.form == Form::codes ? 0 : 1, f = o_.features;
+        const std::int64_t d = o_.size, first = plain() ? 0 : 1, f = stride();
         double* to = reinterpret_cast<double*>(found);
         for (int l = 0; l < LANES; ++l) {
             const Lane& lane = lanes[l];
             const std::int64_t real = std::clamp<std::int64_t>(lane.count - start, 0, here);
             const double* from = o_.values + (lane.begin + start) * d;
-            for (std::int64_t s = 0; s < real; ++s, from += d)
-                for (std::int64_t i = 0; i < d; ++i) to[(s * f + first + i) * LANES + l] = from[i];
+            double* next = to + first * LANES + l;
+            if (f == d) {
+                for (std::int64_t x = 0; x < real * d; ++x) next[x * LANES] = from[x];
+            } else {
+                for (std::int64_t s = 0; s < real; ++s)
+                    for (std::int64_t i = 0; i < d; ++i) next[(s * f + i) * LANES] = *from++;
+            }
             for (std::int64_t s = real; s < here; ++s)
-                for (std::int64_t i = 0; i < d; ++i) to[(s * f + first + i) * LANES + l] = o_.centre[i];
+                for (std::int64_t i = 0; i < d; ++i) next[(s * f + i) * LANES] = o_.centre[i];
         }
-        if (o_.form == Form::codes) return;
+        if (plain()) return;
         for (std::int64_t s = 0; s < here; ++s) complete(found + s * f * PARTS);
     }
 
     // Log densities [step][K][lane].
     void scores(const Vec* features, std::int64_t here, Vec* found) const {
+        if (of_residuals(o_.form)) return residuals(features, here, found);
         if (o_.form != Form::codes) {
             for (std::int64_t s = 0; s < here; ++s)
                 product<0>(o_.natural, features + s * o_.features * PARTS, found + s * states_ * PARTS, states_,
@@ -79,6 +88,53 @@ class Emissions {
     }
 
   private:
+    bool plain() const { return o_.form == Form::codes || of_residuals(o_.form); }
+
+    // Numbers of an observation that are kept.
+    std::int64_t stride() const { return of_residuals(o_.form) ? o_.size : o_.features; }
+
+    // Log densities [K][lane] of normals at x [D][lane].
+    template <int SIZE>
+    static void residuals(const double* normals, int states, int size, bool apart, const Vec* x, Vec* found) {
+        const int d = SIZE ? SIZE : size, each = 1 + d + (apart ? d : d * (d + 1) / 2);
+        for (int k = 0; k < states; ++k, normals += each)
+            for (int p = 0; p < PARTS; ++p) {
+                const double *loc = normals + 1, *root = loc + d;
+                Vec squares = {};
+                for (int i = 0; i < d; ++i) {
+                    Vec y = {};
+                    if (apart) {
+                        y = root[i] * (x[i * PARTS + p] - loc[i]);
+                    } else {
+                        for (int j = 0; j <= i; ++j) y += root[j] * (x[j * PARTS + p] - loc[j]);
+                        root += i + 1;
+                    }
+                    squares += y * y;
+                }
+                found[k * PARTS + p] = *normals - 0.5 * squares;
+            }
+    }
+
+    void residuals(const Vec* x, std::int64_t here, Vec* found) const {
+        const int d = static_cast<int>(o_.size), n = states_;
+        const bool apart = o_.form == Form::apart;
+        const double* normals = o_.natural;
+        const auto all_steps = [&](auto size) {
+            constexpr int SIZE = decltype(size)::value;
+            for (std::int64_t s = 0; s < here; ++s) {
+                if (apart)
+                    residuals<SIZE>(normals, n, d, true, x + s * d * PARTS, found + s * n * PARTS);
+                else
+                    residuals<SIZE>(normals, n, d, false, x + s * d * PARTS, found + s * n * PARTS);
+            }
+        };
+        switch (d) {
+            case 1: return all_steps(std::integral_constant<int, 1>());
+            case 2: return all_steps(std::integral_constant<int, 2>());
+            default: return all_steps(std::integral_constant<int, 0>());
+        }
+    }
+
     // The features of one step, of which those of first order stand there about zero.
     void complete(Vec* f) const {
         const std::int64_t d = o_.size;

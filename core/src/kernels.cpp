@@ -195,7 +195,8 @@ void evidence_one(const Chains& c, std::int64_t row, double* total) {
     total[row] = LogSpace(c, row).filter(states.data(), steps.data());
 }
 
-void evidence(const Chains& c, double* total) {
+// False, and of no use, where some observed chain has to go another way, which needs a table of densities.
+bool evidence(const Chains& c, double* total) {
     Numbers left;
     for (std::int64_t number = 0; const Numbers& rows : by_matrix(c)) {
         if (in_lanes(c, rows)) {
@@ -207,7 +208,9 @@ void evidence(const Chains& c, double* total) {
         }
         ++number;
     }
+    if (c.observed) return left.empty();
     each(left.size(), c.threads, [&](std::int64_t x) { evidence_one(c, left[x], total); });
+    return true;
 }
 
 void posterior_one(const Chains& c, std::int64_t row, const Posterior& out, double* slopes) {

@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <cmath>
 #include <vector>
 
 #include "mixture_module.h"
@@ -104,11 +105,11 @@ struct Observed {
              const In<double>& initial, const In<double>& transition, const In<std::int64_t>& begins,
              const In<std::int64_t>& lengths, int threads)
         : none(lengths.size(), 0) {
-        if (values.ndim() != 2 || natural.ndim() != 2 || form < 1 || form > 5)
-            throw std::invalid_argument("needed: values [M, D], natural [K, F], a form from 1 to 5");
+        if (values.ndim() != 2 || natural.ndim() != 2 || form < 1 || form > 7)
+            throw std::invalid_argument("needed: values [M, D], natural [K, F], a form from 1 to 7");
         const bool codes = static_cast<Form>(form) == Form::codes;
         const std::size_t states = initial.size(), count = lengths.size(), size = values.shape(1);
-        const std::size_t features = codes ? 1 : features_of(static_cast<Form>(form), size);
+        const std::size_t features = features_of(static_cast<Form>(form), size);
         if (codes)
             needs(natural, "natural", {natural.shape(0), states});
         else
@@ -121,9 +122,10 @@ struct Observed {
                 static_cast<std::size_t>(begins.data()[row] + lengths.data()[row]) > values.shape(0))
                 throw std::invalid_argument("chain " + std::to_string(row) + " lies outside its table");
         if (codes)
-            for (std::size_t row = 0; row < values.shape(0); ++row)
-                if (!(values.data()[row] >= 0 && values.data()[row] < static_cast<double>(natural.shape(0))))
-                    throw std::invalid_argument("code " + std::to_string(values.data()[row]) + " is none");
+            for (std::size_t row = 0; row < count; ++row)
+                for (const double *code = values.data() + begins.data()[row], *end = code + lengths.data()[row]; code < end; ++code)
+                    if (!(*code >= 0 && *code < static_cast<double>(natural.shape(0)) && *code == std::floor(*code)))
+                        throw std::invalid_argument("code " + std::to_string(*code) + " is none");
         observations = {static_cast<Form>(form), static_cast<std::int64_t>(size), static_cast<std::int64_t>(features),
                         codes ? static_cast<std::int64_t>(natural.shape(0)) : 1,
                         values.data(), centre.data(), natural.data()};
@@ -185,6 +187,15 @@ NB_MODULE(_core, m) {
         build.kernels->posterior(c, out);
     });
 
+    m.def("observed_evidence", [](int form, In<double> values, In<double> centre, In<double> natural, In<double> initial,
+                                  In<double> transition, In<std::int64_t> begins, In<std::int64_t> lengths,
+                                  Out<double> total, int threads) {
+        const Observed given(form, values, centre, natural, initial, transition, begins, lengths, threads);
+        needs(total, "total", {static_cast<std::size_t>(given.chains.count)});
+        nb::gil_scoped_release free;
+        return build.kernels->evidence(given.chains, total.data());
+    });
+
     m.def("expected", [](int form, In<double> values, In<double> centre, In<double> natural, In<double> initial,
                          In<double> transition, In<std::int64_t> begins, In<std::int64_t> lengths, In<double> weights,
                          Out<double> total, Out<double> initial_slopes, Out<double> slopes, Out<double> sums,
@@ -196,6 +207,7 @@ NB_MODULE(_core, m) {
         needs(initial_slopes, "initial_slopes", {count, states});
         needs(slopes, "slopes", {states, states});
         needs(sums, "sums", {natural.shape(0), natural.shape(1)});
+        if (latentvars::of_residuals(given.observations.form)) throw std::invalid_argument("sums are those of features");
         const Posterior out{weights.data(),        false,        total.data(), nullptr, nullptr,
                             initial_slopes.data(), slopes.data(), sums.data()};
         nb::gil_scoped_release free;

@@ -48,7 +48,7 @@ struct Normals {
 
 // One build of the kernels for each instruction set; the best that the processor has is taken at run time.
 struct Kernels {
-    void (*evidence)(const Chains&, double* total);
+    bool (*evidence)(const Chains&, double* total);
     void (*posterior)(const Chains&, const Posterior&);
     bool (*expected)(const Chains&, const Posterior&);
     void (*filter)(const Chains&, double* states, double* steps, double* total);

@@ -17,6 +17,7 @@ from latentvars.distributions.log_space import only_known
 from latentvars.distributions.mixture import Mixture
 from latentvars.distributions.normal_blocks import is_recorded
 from latentvars.distributions.normal_scores import component_log_prob
+from latentvars.distributions.observed_chain import observed_evidence
 from latentvars.distributions.shapes import check_count, check_expand, join_batch_shapes
 from latentvars.distributions.soft_categorical import SoftCategorical
 from latentvars.errors import ShapeError, SupportError
@@ -134,8 +135,23 @@ class HiddenMarkov(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(x_1..T), nats, ``[...]``; gradients as :func:`latentvars.distributions.chain_evidence.log_evidence`."""
+        found = None
+        if not (self.moving or self.emitting) and len(self.emission.batch_shape) == 1 and self.known is None:
+            found = self._observed(value)
+        if found is not None:
+            return found
         log_emission, _ = self._log_emission(value)
         return log_evidence(self.initial, self.transition, log_emission, self.lengths, self.moving)
+
+    def _observed(self, value: Tensor) -> Tensor | None:
+        """The same without a table of densities, where the core can do that."""
+        dims = len(self.emission.event_shape)
+        lead = value.dim() - dims - 1
+        if lead < 0 or is_recorded() or not chain_operators.is_plain(value):
+            return None
+        self._is_ragged(value.shape[lead])
+        value = value.expand(torch.broadcast_shapes(value.shape[:lead], self.batch_shape) + value.shape[lead:])
+        return observed_evidence(self.initial, self.transition, self.emission, self.lengths, value)
 
     def posterior(self, value: Tensor) -> ChainPosterior:
         """p(z_1..T | x): smoothed and pairwise marginals, Viterbi path, path draws, entropy."""

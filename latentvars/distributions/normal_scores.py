@@ -28,7 +28,7 @@ def component_log_prob(components: TorchDistribution, value: Tensor) -> Tensor:
     """log f_k(x), nats, ``[..., K]``, of components ``[..., K]`` at x ``[..., 1, *E]``."""
     if type(components) is Categorical and len(components.batch_shape) == 1 and value.shape[-1:] == (1,):
         return _by_code(components, value[..., 0])
-    found = _normal(components, value)
+    found = normal_of_points(components, value)
     if found is None:
         return components.log_prob(value)
     if components._validate_args and bool(value.sum().isnan()):  # the shape is known, so only NaN can be wrong
@@ -46,8 +46,9 @@ def _by_code(components: Any, value: Tensor) -> Tensor:
     return components.logits.mT.contiguous().index_select(0, value.long().reshape(-1)).reshape(*value.shape, -1)
 
 
-def _normal(components: Any, value: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Means ``[K, D]`` and the roots of the precisions, diagonal ``[K, D]`` or lower triangular ``[K, D, D]``."""
+def normal_of_points(components: Any, value: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Means ``[K, D]`` and roots of the precisions, diagonal ``[K, D]`` or lower triangular ``[K, D, D]``, of normal
+    components that a kernel can score at ``value [..., 1, *E]``; None for others."""
     event = components.event_shape
     plain = value.dtype == torch.float64 and value.device.type == "cpu" and not value.requires_grad
     if not plain or len(components.batch_shape) != 1 or len(event) > 1 or 0 in event:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +30,14 @@ from latentvars.families import (
 )
 from latentvars.inference.flattening import HERE
 from latentvars.inference.m_step_plan import Leaf, Plan, Rule, all_leaves
+from latentvars.inference.repeated import Objective, Repeated, Slope
 from latentvars.program import Expectation, GlobalSpace, Program, Restriction
 from latentvars.program.run import Run
 from latentvars.rows import Batch
+
+# statistics, offsets, and weights and values of what is retained
+Inputs = tuple[Mapping[str, Statistics], Mapping[str, Tensor], list[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]]
+Evaluated = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 STUCK = 1e-3  # slope relative to Q at which L-BFGS must find a way up
 NEAR_FLOOR = 1.005  # scales this near to their floor stand on it
@@ -95,6 +102,25 @@ class Expected:
         """The same with all statistics about the centres of the references."""
         moved = {leaf: about(self.statistics[leaf], offset) for leaf, offset in self.offsets.items()}
         return replace(self, statistics={**self.statistics, **moved}, offsets={})
+
+    @property
+    def inputs(self) -> Inputs:
+        """All numbers that the M-step reads of it."""
+        return self.statistics, self.offsets, [(kept.weights, kept.values) for kept in self.retained]
+
+    @property
+    def constants(self) -> tuple[Any, ...]:
+        """What the M-step reads of it besides."""
+        return tuple(held for kept in self.retained for held in (kept.batch, kept.guide))
+
+    def holding(self, inputs: Inputs) -> Expected:
+        """The same with other :attr:`inputs`."""
+        statistics, offsets, kept = inputs
+        retained = tuple(
+            replace(one, weights=weights, values=values)
+            for one, (weights, values) in zip(self.retained, kept, strict=True)
+        )
+        return Expected(self.objective, statistics, retained, offsets)
 
     def scaled(self, factor: float) -> Expected:
         """Statistics and objective times a factor; for plans that retain nothing."""
@@ -316,16 +342,42 @@ def _numeric(
 ) -> dict[str, Tensor]:
     """L-BFGS on Q + log prior over the globals without a closed form."""
 
-    def objective(values: Mapping[str, Tensor]) -> Tensor:
-        return complete_objective(program, plan, values, total)
+    def objective(values: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+        return complete_objective(program, plan, values, total.holding(inputs))
 
-    return climb(program, plan.numeric, objective, current, effort, plan.floors)
+    ascent = Ascent(objective, total.inputs, (program, plan, *total.constants), plan.repeated)
+    return climb(program, plan.numeric, ascent, current, effort, plan.floors)
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """What L-BFGS climbs.
+
+    Attributes:
+        objective: of all globals and the inputs, scalar, nats.
+        inputs: what changes between passes.
+        constants: what the objective reads besides, and does not change.
+        repeated: what is known of it from earlier passes; None: it is not asked for often.
+    """
+
+    objective: Objective
+    inputs: Any = ()
+    constants: tuple[Any, ...] = ()
+    repeated: Repeated | None = None
+
+    def slope(self, program: Program, space: GlobalSpace, current: Mapping[str, Tensor]) -> Evaluated:
+        """The function over some globals in unconstrained space."""
+        rest = {name: value for name, value in current.items() if name not in space.names}
+        slope = Slope(program, space, self.objective, rest, self.inputs)
+        if self.repeated is None:
+            return slope.plain
+        return partial(self.repeated.evaluated, slope, self.constants)
 
 
 def climb(
     program: Program,
     names: tuple[str, ...],
-    objective: Callable[[Mapping[str, Tensor]], Tensor],
+    ascent: Ascent,
     current: dict[str, Tensor],
     effort: Effort = EXHAUSTIVE,
     floors: Mapping[str, Tensor] | None = None,
@@ -338,14 +390,11 @@ def climb(
         NumericalError: the objective or its slope is not finite, or the slope leads nowhere.
     """
     space = program.space.subset(names)
+    slope_at = ascent.slope(program, space, current)
 
     def negative(free: np.ndarray) -> tuple[float, np.ndarray]:
-        vector = torch.tensor(free, dtype=program.dtype, requires_grad=True)
-        values, _ = space.constrain(vector)
-        with torch.enable_grad():
-            found = objective({**current, **values})
-        (gradient,) = torch.autograd.grad(found, vector)
-        value = float(found.detach())
+        found, gradient = slope_at(torch.tensor(free, dtype=program.dtype))
+        value = float(found)
         return (-value, -gradient.double().numpy()) if np.isfinite(value) else (np.inf, np.zeros_like(free))
 
     free = space.unconstrain({name: current[name] for name in space.names}).double()

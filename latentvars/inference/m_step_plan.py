@@ -26,6 +26,7 @@ from latentvars.families import (
     leaves,
     without_wrappers,
 )
+from latentvars.inference.repeated import Repeated
 from latentvars.program import Program
 from latentvars.randomness import generator
 from latentvars.rows import Batch
@@ -108,6 +109,7 @@ class Plan:
         rules: one for each global.
         references: leaf → the point about which its second moments are taken, and its least variance.
         floors: global without a closed form that is the scale of a normal → least value of each entry, 0: none.
+        repeated: the objective of globals without a closed form, from pass to pass.
     """
 
     leaves: tuple[Leaf, ...]
@@ -115,6 +117,7 @@ class Plan:
     rules: tuple[Rule, ...]
     references: Mapping[str, Reference]
     floors: Mapping[str, Tensor] = field(default_factory=dict)
+    repeated: Repeated = field(default_factory=Repeated, compare=False, repr=False)
 
     @property
     def numeric(self) -> tuple[str, ...]:

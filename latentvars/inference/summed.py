@@ -19,6 +19,7 @@ from torch import Size, Tensor
 from latentvars.families import Reference, Selection
 from latentvars.inference.algorithm import Problem
 from latentvars.inference.m_step import (
+    Ascent,
     Expected,
     Standing,
     climb,
@@ -102,7 +103,8 @@ class SummedPlan:
         if not self.numeric:
             return current
         floors = {name: least for plan in self.plans for name, least in plan.floors.items() if name in self.numeric}
-        return climb(self.programs[0], self.numeric, lambda found: self.complete(found, total), current, floors=floors)
+        ascent = Ascent(lambda found, _: self.complete(found, total))
+        return climb(self.programs[0], self.numeric, ascent, current, floors=floors)
 
     def complete(self, values: Mapping[str, Tensor], total: SummedExpected) -> Tensor:
         """Q(θ′) + log prior(θ′), scalar, nats, up to a constant; differentiable in the globals."""

@@ -27,6 +27,18 @@ def posterior(
     initial_slopes: np.ndarray,
     slopes: np.ndarray,
 ) -> None: ...
+def observed_evidence(
+    form: int,
+    values: np.ndarray,
+    centre: np.ndarray,
+    natural: np.ndarray,
+    initial: np.ndarray,
+    transition: np.ndarray,
+    begins: np.ndarray,
+    lengths: np.ndarray,
+    total: np.ndarray,
+    threads: int,
+) -> bool: ...
 def expected(
     form: int,
     values: np.ndarray,

@@ -101,7 +101,7 @@ class Observed:
         form: of the features t(x), about a centre.
         values: ``[M, D]`` float64.
         centre: ``[D]``.
-        natural: log f(x | k) = natural · t(x), ``[K, F]``; of codes ``[C, K]``.
+        natural: log f(x | k) = natural · t(x), ``[K, F]``; of codes ``[C, K]``; of normals by residuals their numbers.
         initial, transition: ``[K]`` and ``[K, K]`` probabilities, from, to.
         begins, lengths: ``[N]`` int64, first step of each chain in the table and number of its steps, at least one.
     """
@@ -131,6 +131,25 @@ class Expectation:
     initial_slopes: np.ndarray
     slopes: np.ndarray
     sums: np.ndarray
+
+
+def observed_evidence(of: Observed) -> np.ndarray | None:
+    """log p(x_1..T), nats, ``[N]``, without a table of densities; None where some chain would lose precision in lanes:
+    :func:`evidence` knows other ways."""
+    total = np.zeros(len(of.lengths))
+    fine = _core.observed_evidence(
+        int(of.form),
+        of.values,
+        of.centre,
+        of.natural,
+        of.initial,
+        of.transition,
+        of.begins,
+        of.lengths,
+        total,
+        torch.get_num_threads(),
+    )
+    return total if fine else None
 
 
 def expected(of: Observed, weights: np.ndarray) -> Expectation | None:

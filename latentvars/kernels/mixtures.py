@@ -24,6 +24,9 @@ class Form(IntEnum):
     SPHERICAL = 3  # 1, x, |x|²
     FULL = 4  # 1, x, x_i x_j with i ≤ j
     CODES = 5  # an indicator of each code
+    # normals themselves, by residuals, which keep their digits however far apart they are
+    APART = 6  # of independent numbers: log density at the mean, means, 1 / standard deviations
+    WHITENED = 7  # log density at the mean, means, lower triangle of W row by row, Wᵀ W the precision
 
 
 def expected(
