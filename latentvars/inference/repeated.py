@@ -16,6 +16,7 @@ from torch.utils import _pytree as trees
 
 from latentvars.capture import Unrecordable, capture, check_pure, folded, from_cpp
 from latentvars.program import GlobalSpace, Program
+from latentvars.program.scope import surroundings
 
 OFTEN = 300  # evaluations in whose time a graph is recorded
 AGREES = 1e-9  # relative difference of a recorded slope from the plain one
@@ -44,7 +45,7 @@ class Slope:
 
     def at(self, free: Tensor, rest: Mapping[str, Tensor], inputs: Any) -> tuple[Tensor, Tensor]:
         """The objective and its gradient at ``free`` ``[size]``."""
-        with torch.enable_grad():
+        with torch.enable_grad(), surroundings(self.program.dtype):
             vector = free.detach().requires_grad_()
             values, _ = self.space.constrain(vector)
             found = self.objective({**rest, **values}, inputs)
