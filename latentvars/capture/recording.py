@@ -44,6 +44,7 @@ def capture(function: Callable[..., Any], *examples: Any, dtype: torch.dtype, ch
         if name in VIEWS:  # under vmap memory lies in another order, of which a view need not exist
             node.target = torch.ops.aten.reshape.default
         node.target = _elsewhere(node) or node.target
+        _fix_precision(node)
         if name not in DROPPED or (checked and name in CHECKS):
             continue
         if node.users:
@@ -67,6 +68,16 @@ def check_pure(graph: Graph) -> None:
                 written = written.args[0]
             if written.op != "call_function":
                 raise Unrecordable("a step changes a tensor that outlives it")
+
+
+def _fix_precision(node: Node) -> None:
+    """Numbers that are made keep the precision that they had, whatever the default is when the graph runs."""
+    if node.op != "call_function" or node.all_input_nodes or node.kwargs.get("dtype") is not None:
+        return
+    form = form_of(node)
+    names = {argument.name for argument in node.target._schema.arguments if argument.kwarg_only}  # type: ignore[union-attr]
+    if form is not None and "dtype" in names:
+        node.kwargs = {**node.kwargs, "dtype": form.dtype}
 
 
 def _elsewhere(node: Node) -> Any:
