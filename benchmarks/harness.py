@@ -58,6 +58,7 @@ class Task:
         tolerance: the largest difference at which times mean anything.
         share: the largest share of the peer's peak memory; None: none is set.
         limit: most seconds of ours, whatever the peer takes; None: none is set.
+        our_passes: few and many iterations of ours where the peer takes that much longer; None: as many.
         copies: runs of the peer that the work takes, one after the other, of which one is timed.
     """
 
@@ -72,6 +73,7 @@ class Task:
     tolerance: float = 1e-9
     share: float | None = None
     limit: float | None = None
+    our_passes: tuple[int, int] | None = None
     copies: int = 1
 
     @property

@@ -74,7 +74,8 @@ def interleaved(task: Task, ours: Call, theirs: Call, rounds: int) -> dict[str, 
     for number in range(rounds):
         for name in sorted(sides, reverse=bool(number % 2)):
             time.sleep(PAUSE)
-            unit, whole = once(task, sides[name])
+            own = task.our_passes if name == "ours" else None
+            unit, whole = once(task.passes, own or task.passes, sides[name])
             copies = task.copies if name == "theirs" else 1
             units[name].append(unit * copies)
             wholes[name].append(whole * copies)
@@ -86,18 +87,19 @@ def interleaved(task: Task, ours: Call, theirs: Call, rounds: int) -> dict[str, 
     return found | {"low": min(ratios), "high": max(ratios), "whole": whole}
 
 
-def once(task: Task, call: Call) -> tuple[float, float]:
-    """Seconds of an iteration, and of the whole (longest) call."""
+def once(asked: tuple[int, int] | None, passes: tuple[int, int] | None, call: Call) -> tuple[float, float]:
+    """Seconds of an iteration, and of the whole call with as many iterations as were asked for."""
     gc.collect()
-    if task.passes is None:
+    if asked is None or passes is None:
         seconds = clocked(call, 1)
         again = math.ceil(SHORT / seconds) - 1
         if again > 0:
             seconds = statistics.median(clocked(call, 1) for _ in range(again))
         return seconds, seconds
-    few, many = task.passes
+    few, many = passes
     short, long = clocked(call, few), clocked(call, many)
-    return (long - short) / (many - few), long
+    unit = (long - short) / (many - few)
+    return unit, long + unit * (asked[1] - many)
 
 
 def clocked(call: Call, iterations: int) -> float:

@@ -12,6 +12,8 @@ from latentvars.program import Program
 from latentvars.randomness import derive
 from latentvars.rows import Batch, Rows
 
+TOGETHER = 4  # blocks of rows in memory whose exact scores are worked out together: a run of a model takes milliseconds
+
 
 def row_scores(program: Program, values: Mapping[str, Tensor], rows: Rows, seed: int) -> Tensor:
     """The score of every row, in batches, ``[N]``, nats."""
@@ -36,8 +38,11 @@ def total_score(
 
 
 def _parts(program: Program, values: Mapping[str, Tensor], rows: Rows, seed: int) -> Iterator[tuple[Batch, Tensor]]:
+    size = rows.block
+    if size is not None and not rows.streamed and not program.roles.continuous:
+        size *= TOGETHER
     with torch.no_grad():
-        for position, batch in enumerate(rows.batches(rows.block, shuffle=False, dtype=program.dtype)):
+        for position, batch in enumerate(rows.batches(size, shuffle=False, dtype=program.dtype)):
             yield batch, program.score(values, batch, derive(seed, 7, position)).rows
 
 

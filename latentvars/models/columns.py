@@ -53,6 +53,12 @@ def as_events(batch: Batch, lead: int, event_shape: Size) -> Tensor:
     return x.reshape(x.shape[:lead] + event_shape).to(batch.weights.dtype)
 
 
+def counted(rows: Rows, used: Tensor) -> Tensor:
+    """The observations ``[S, D]`` that count, by a mask ``[S]``: those of the rows themselves where all do."""
+    x = matrix(column(rows))
+    return x if bool(used.all()) else x[used]
+
+
 def check_observed(x: Tensor, features: tuple[str, ...]) -> None:
     """Every feature of ``[S, D]`` has an observed entry.
 

@@ -14,7 +14,16 @@ from torch.distributions import constraints
 
 from latentvars.distributions import FactorNormal
 from latentvars.errors import SettingError, ShapeError
-from latentvars.models.columns import as_events, check_observed, check_width, column, feature_names, matrix, width
+from latentvars.models.columns import (
+    as_events,
+    check_observed,
+    check_width,
+    column,
+    counted,
+    feature_names,
+    matrix,
+    width,
+)
 from latentvars.models.emissions.base import positive
 from latentvars.models.emissions.gaussian import check_varies
 from latentvars.models.priors import Priors, check_names
@@ -134,7 +143,6 @@ class FactorAnalysis:
             DataError: a constant feature; also all errors of :meth:`prepare`.
         """
         self.prepare(rows)
-        x, used = matrix(column(rows)), rows.weights > 0
-        x = x if bool(used.all()) else x[used]
+        x = counted(rows, rows.weights > 0)
         check_observed(x, feature_names(rows))
         check_varies(x, feature_names(rows))

@@ -15,7 +15,7 @@ from torch.distributions import constraints
 from latentvars import distributions
 from latentvars.errors import DataError, SettingError, ShapeError
 from latentvars.models import convert_hmmlearn
-from latentvars.models.columns import as_events, check_observed, column, feature_names, matrix, width
+from latentvars.models.columns import as_events, check_observed, column, counted, feature_names, matrix, width
 from latentvars.models.emissions.base import Emission, at, positive, reads
 from latentvars.models.initial import filled, redrawn
 from latentvars.models.inputs import (
@@ -224,8 +224,9 @@ class HiddenMarkov:
         assert rows.lengths is not None
         used = rows.weights.repeat_interleave(rows.lengths) > 0
         check_enough("states", self.states, "steps", int(used.sum()))
-        check_observed(matrix(column(rows)[used]), feature_names(rows))
-        self.emission.check_estimable(matrix(column(rows)[used]), feature_names(rows))
+        x = counted(rows, used)
+        check_observed(x, feature_names(rows))
+        self.emission.check_estimable(x, feature_names(rows))
         ends = rows.lengths.cumsum(0) - 1
         first, moving = torch.zeros_like(used), used.clone()
         first[ends - rows.lengths + 1], moving[ends] = True, False

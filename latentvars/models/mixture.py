@@ -14,7 +14,7 @@ from torch.distributions import constraints
 
 from latentvars import distributions
 from latentvars.errors import SettingError, ShapeError
-from latentvars.models.columns import as_events, check_observed, column, feature_names, matrix, width
+from latentvars.models.columns import as_events, check_observed, column, counted, feature_names, matrix, width
 from latentvars.models.emissions.base import Emission, at, positive, reads
 from latentvars.models.initial import filled, redrawn
 from latentvars.models.inputs import (
@@ -157,8 +157,9 @@ class Mixture:
         self.prepare(rows)
         used = rows.weights > 0
         check_enough("components", self.components, "rows", int(used.sum()))
-        check_observed(matrix(column(rows)[used]), feature_names(rows))
-        self.emission.check_estimable(matrix(column(rows)[used]), feature_names(rows))
+        x = counted(rows, used)
+        check_observed(x, feature_names(rows))
+        self.emission.check_estimable(x, feature_names(rows))
         for name in self.reads:
             check_rank(rows[name][used], rows.features[name], f"in {name!r}")
 
