@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from latentvars.errors import NumericalError, SupportError
@@ -304,7 +305,7 @@ def _planning_rows(problem: Problem) -> Batch:
 def check_finite(values: Mapping[str, Tensor]) -> None:
     """The M-step must not leave NaN behind."""
     for name, value in values.items():
-        if not bool(value.isfinite().all()):
+        if not np.isfinite(value.numpy()).all():
             raise NumericalError(
                 given=f"the M-step of global {name!r} gave {value.flatten()[:5].tolist()}",
                 needed="finite values",
@@ -314,12 +315,12 @@ def check_finite(values: Mapping[str, Tensor]) -> None:
 
 def largest_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
     """The largest change of a global, relative to its largest entry."""
-    shares = [
-        float((after[name] - old).abs().max() / old.abs().max().clamp(min=1e-12))
-        for name, old in before.items()
-        if old.numel()
-    ]
-    return max(shares, default=0.0)
+    shares = [0.0]
+    for name, old in before.items():
+        if old.numel():
+            was, now = old.numpy(), after[name].numpy()
+            shares.append(float(np.abs(now - was).max()) / max(float(np.abs(was).max()), 1e-12))
+    return max(shares)
 
 
 def _decrease(state: EMState, total: Expected | SummedExpected) -> NumericalError:

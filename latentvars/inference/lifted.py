@@ -13,10 +13,11 @@ import torch
 from torch import Size, Tensor
 
 from latentvars.families import Arguments, MStep, Reference, Selection, Statistics
+from latentvars.families.discrete import CategoricalFamily
 from latentvars.families.tables import Table
 from latentvars.inference.m_step import Expected
 from latentvars.inference.m_step_plan import Leaf, Plan, Rule
-from latentvars.inference.normal_rules import NormalRules
+from latentvars.inference.normal_rules import NormalRules, is_whole
 from latentvars.program import Program
 
 
@@ -29,12 +30,14 @@ class Lifted:
         leaves: name → the leaf of all starts.
         starts: S.
         normal: means and spreads of normals that the compiled core maximises; None where there are none.
+        shares: probabilities under flat priors whose blocks are those of their counts, in the same order.
     """
 
     plan: Plan
     leaves: Mapping[str, Leaf]
     starts: int
     normal: NormalRules | None = None
+    shares: frozenset[str] = frozenset()
 
     @staticmethod
     def of(program: Program, plan: Plan, starts: int, leaf: Leaf, table: Table) -> Lifted | None:
@@ -46,7 +49,8 @@ class Lifted:
         if not plain or known or computed or plan.retained:
             return None
         leaves = {one.name: _lifted(one, starts) for one in plan.leaves}
-        return Lifted(plan, leaves, starts, NormalRules.of(plan, leaf, table))
+        shares = frozenset(rule.name for rule in plan.rules if _is_share(rule))
+        return Lifted(plan, leaves, starts, NormalRules.of(plan, leaf, table), shares)
 
     def one(self, values: Mapping[str, Tensor], total: Expected) -> dict[str, Tensor]:
         """The M-step of a single start."""
@@ -83,17 +87,15 @@ class Lifted:
             references[leaf] = references[leaf]._replace(centre=references[leaf].centre + offset)
         fused = self.normal
         if fused is not None:
-            arguments = {
-                name: padded(value, fused.leaf.family.events[name], len(fused.leaf.target), self.starts)
-                for name, value in self.arguments(fused.leaf, values).items()
-            }
-            at = references[fused.leaf.name]
-            current |= fused.maximise(values, arguments, statistics[fused.leaf.name], at)
+            current |= fused.maximise(values, statistics[fused.leaf.name], references[fused.leaf.name])
         for rule in self.plan.rules:
             assert rule.leaf is not None
             if fused is not None and rule.name in (fused.loc, fused.spread):
                 continue
             own, at = statistics[rule.leaf.name], references[rule.leaf.name]
+            if rule.name in self.shares:
+                current[rule.name] = _shares(own["counts"], values[rule.name])
+                continue
             current[rule.name] = self._closed(rule, rule.leaf, current, own, at)
         return current
 
@@ -106,6 +108,19 @@ class Lifted:
         arguments, value = self.arguments(of, current), current[rule.name]
         step = MStep(rule.argument, arguments, statistics, leaf.target, selection, value, rule.prior)
         return leaf.family.maximise(step, at)
+
+
+def _is_share(rule: Rule) -> bool:
+    if rule.leaf is None or rule.prior is not None or not isinstance(rule.leaf.family, CategoricalFamily):
+        return False
+    return is_whole(rule.leaf.sources[rule.argument], rule.leaf.target.numel())
+
+
+def _shares(counts: Tensor, current: Tensor) -> Tensor:
+    """Shares of counts; those of nothing stay what they are."""
+    counts = counts.reshape(current.shape)
+    total = counts.sum(-1, keepdim=True)
+    return torch.where(total > 0, counts / total, current)
 
 
 def padded(value: Tensor, events: int, rank: int, starts: int) -> Tensor:

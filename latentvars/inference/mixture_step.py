@@ -37,7 +37,13 @@ class MixtureStep(NamedTuple):
 
 
 def mixture_step(
-    family: Family, table: Table, points: Points, arguments: Arguments, weights: Tensor, target: Size, at: Reference
+    family: Family,
+    table: Table,
+    points: Points,
+    arguments: Arguments | Normals,
+    weights: Tensor,
+    target: Size,
+    at: Reference,
 ) -> MixtureStep:
     """The E-step.
 
@@ -45,14 +51,17 @@ def mixture_step(
         family: of the components.
         table: its table.
         points: the observations.
-        arguments: of the components, ``[S, *batch, *event]`` with ``batch`` of the rank of ``target``.
+        arguments: of the components, ``[S, *batch, *event]`` with ``batch`` of the rank of ``target``; or normals
+            themselves.
         weights: of the components, ``[S, K]``.
         target: joint batch shape of the arguments of one set of globals.
         at: about which the features are taken.
     """
     every = Size((weights.numel(), *target[1:]))
-    if is_normal(table):
-        objective, sums, loc = _normals(table, points, arguments, weights.log(), target, at)
+    if isinstance(arguments, Normals) or is_normal(table):
+        if not isinstance(arguments, Normals):
+            arguments = Normals(*normal_arguments(table, arguments, len(weights), target))
+        objective, sums, loc = _normals(table, points, arguments, weights.log(), at)
     else:
         whole = {
             name: value.expand((len(weights), *target, *value.shape[value.dim() - family.events[name] :])).flatten(0, 1)
@@ -66,13 +75,12 @@ def mixture_step(
 
 
 def _normals(
-    table: Table, points: Points, arguments: Arguments, log_weights: Tensor, target: Size, at: Reference
+    table: Table, points: Points, normals: Normals, log_weights: Tensor, at: Reference
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Objectives, sums, and the means where the sums are about them."""
     starts, components = log_weights.shape
-    loc, spread = normal_arguments(table, arguments, starts, target)
-    normals = Normals(loc, spread)
-    reach = float(points.farthest[1 : 1 + loc.shape[1]].max())
+    loc = normals.loc
+    reach = points.reach
     if normals.sharpest * reach >= WIDEST:
         objective, sums = normals.residual(log_weights, points.matrix, points.weights)
         return objective if normals.sharpest * reach < NARROWEST else objective * torch.nan, sums, loc

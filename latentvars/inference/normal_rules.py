@@ -14,9 +14,8 @@ from torch import Tensor
 
 from latentvars.families import Reference, Selection, Statistics
 from latentvars.families.normal import raised
-from latentvars.families.tables import Form, MultivariateNormalTable, Table, is_normal
+from latentvars.families.tables import Form, MultivariateNormalTable, SphericalTable, Table, is_normal
 from latentvars.inference.m_step_plan import Leaf, Plan
-from latentvars.inference.mixture_step import normal_arguments
 from latentvars.kernels.mixtures import Normals, maximum
 
 
@@ -51,29 +50,36 @@ class NormalRules:
         each = 1 if isinstance(table, MultivariateNormalTable) else size
         shared = table.form == Form.LINEAR
         wanted = (1 if shared else components) * (1 if table.form == Form.SPHERICAL else each)
-        whole = _is_whole(leaf.sources["loc"], components * each) and _is_whole(leaf.sources[argument], wanted)
+        whole = is_whole(leaf.sources["loc"], components * each) and is_whole(leaf.sources[argument], wanted)
         return NormalRules(leaf, table, rules["loc"].name, rules[argument].name, argument) if whole else None
 
-    def maximise(
-        self, values: Mapping[str, Tensor], arguments: Mapping[str, Tensor], statistics: Statistics, at: Reference
-    ) -> dict[str, Tensor]:
+    def given(self, values: Mapping[str, Tensor]) -> Normals:
+        """The components of S sets of globals ``[S, *shape]``, those of each after those of the one before."""
+        loc, spread = values[self.loc], values[self.spread]
+        components = self.leaf.target[0]
+        loc = loc.reshape(len(loc) * components, -1)
+        if isinstance(self.table, MultivariateNormalTable):
+            return Normals(loc, spread.reshape(-1, *spread.shape[-2:]))
+        return Normals(
+            loc, spread.reshape(-1) if isinstance(self.table, SphericalTable) else spread.reshape(-1, loc.shape[1])
+        )
+
+    def maximise(self, values: Mapping[str, Tensor], statistics: Statistics, at: Reference) -> dict[str, Tensor]:
         """Both globals, ``[S, *shape]``.
 
         Args:
             values: globals, ``[S, *shape]``.
-            arguments: of the components, ``[S, *batch, *event]`` with ``batch`` of the rank of the leaf's target.
             statistics: ``[S, *target, *event]``.
             at: about whose centre they are.
         """
-        starts, matrix = len(values[self.loc]), isinstance(self.table, MultivariateNormalTable)
-        loc, spread = normal_arguments(self.table, dict(arguments), starts, self.leaf.target)
-        rows, size = loc.shape
+        normals, matrix = self.given(values), isinstance(self.table, MultivariateNormalTable)
+        rows, size = normals.loc.shape
         first = statistics["first"].reshape(rows, size)
         weight = statistics["weight"].reshape(rows, -1)[:, 0]
         second = statistics["second"].reshape(rows, size, size) if matrix else statistics["second"].reshape(rows, size)
         centre = at.centre.reshape(-1) if at.centre.numel() == size else at.centre.reshape(rows, size)
         least = None if at.least_variance is None else at.least_variance.reshape(-1)
-        found, low = maximum(Normals(loc, spread), weight, first, second, centre, least)
+        found, low = maximum(normals, weight, first, second, centre, least)
         if least is not None and bool(low.any()):
             found.spread[low] = raised(found.spread[low], least)
         return {
@@ -82,7 +88,7 @@ class NormalRules:
         }
 
 
-def _is_whole(source: Selection | Tensor | None, blocks: int) -> bool:
+def is_whole(source: Selection | Tensor | None, blocks: int) -> bool:
     """Whether an argument is a whole global in its own order."""
     if not isinstance(source, Selection) or source.blocks != blocks or source.index.numel() != blocks:
         return False

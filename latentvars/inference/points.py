@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -68,6 +69,11 @@ class Points:
                 kept.append(features)
         features = torch.cat(kept, 1) if kept else None
         return Points(value, weights.contiguous(), base, farthest, features, shared, lengths, by_row)
+
+    @cached_property
+    def reach(self) -> float:
+        """The largest distance of a number from the centre of its feature, of features that are not tabulated."""
+        return float(self.farthest[1 : 1 + self.matrix.shape[1]].max())
 
     @property
     def matrix(self) -> Tensor:

@@ -25,8 +25,10 @@ from latentvars.inference.lifted import Lifted, padded
 from latentvars.inference.m_step import Expected
 from latentvars.inference.m_step_plan import Leaf, Plan
 from latentvars.inference.mixture_step import MixtureStep, mixture_step
+from latentvars.inference.normal_rules import NormalRules
 from latentvars.inference.points import Points
 from latentvars.kernels.chains import Chains, Expectation, Observed, Posterior, expected, posterior
+from latentvars.kernels.mixtures import Normals
 from latentvars.program import Program
 from latentvars.rows import Batch, Rows
 
@@ -56,6 +58,7 @@ class Tabulated:
         leaf: its emission.
         table: the table of the emission.
         direct: whether all arguments are selections of globals with flat priors, so that no run of the model is needed.
+        rules: means and spreads that are globals of their own; None where there are none.
         held: observations that were read before.
     """
 
@@ -65,6 +68,7 @@ class Tabulated:
     leaf: Leaf
     table: Table
     direct: bool
+    rules: NormalRules | None
     held: Held = field(default_factory=Held, compare=False)
 
     @staticmethod
@@ -91,7 +95,8 @@ class Tabulated:
         table = table_of(leaf.family, leaf.family.arguments(law), law, value, leaf.target)
         if table is None or value.device.type != "cpu":
             return None
-        return Tabulated(program, plan, site.name, leaf, table, _is_direct(program, plan, fn))
+        direct, rules = _is_direct(program, plan, fn), NormalRules.of(plan, leaf, table)
+        return Tabulated(program, plan, site.name, leaf, table, direct, rules)
 
     def lifted(self, starts: int) -> Lifted | None:
         """The M-step of several starts; None where it has more than closed forms."""
@@ -117,7 +122,10 @@ class Tabulated:
         points = self.points(batch)
         with torch.no_grad():
             arguments, laws, prior = self._selected(values) if self.direct else self._traced(values)
-            found = self._mixture(points, arguments, **laws) if "weights" in laws else None
+            found = None
+            if "weights" in laws:
+                normals = self.rules.given(_one(self.rules, values)) if self.direct and self.rules else arguments
+                found = self._mixture(points, normals, **laws)
             if found is None and not self.table.precise(arguments, points.farthest):
                 return None
             total = found or self._chains(points, arguments, laws)
@@ -137,9 +145,12 @@ class Tabulated:
             Objectives without priors ``[S]``, nats, and the globals after the step.
         """
         points, rank = self.points(batch), len(self.leaf.target)
-        found = lifted.arguments(self.leaf, values)
-        events = self.leaf.family.events
-        arguments = {name: padded(value, events[name], rank, lifted.starts) for name, value in found.items()}
+        if self.rules is None:
+            found = lifted.arguments(self.leaf, values)
+            events = self.leaf.family.events
+            arguments = {name: padded(value, events[name], rank, lifted.starts) for name, value in found.items()}
+        else:
+            arguments = self.rules.given(values)
         (law,) = (leaf for leaf in self.plan.leaves if leaf is not self.leaf)
         weights = lifted.arguments(law, values)["probs"].reshape(lifted.starts, -1)
         step = self._step(points, arguments, weights)
@@ -147,16 +158,17 @@ class Tabulated:
         offsets = {} if step.offset is None else {self.leaf.name: step.offset}
         return step.objective, lifted.maximise(values, statistics, offsets)
 
-    def _step(self, points: Points, arguments: Arguments, weights: Tensor) -> MixtureStep:
+    def _step(self, points: Points, arguments: Arguments | Normals, weights: Tensor) -> MixtureStep:
         leaf = self.leaf
         return mixture_step(
             leaf.family, self.table, points, arguments, weights, leaf.target, self.plan.references[leaf.name]
         )
 
-    def _mixture(self, points: Points, arguments: Arguments, weights: Tensor) -> Expected:
-        rank, events = len(self.leaf.target), self.leaf.family.events
-        every = {name: padded(value, events[name], rank, 1) for name, value in arguments.items()}
-        step = self._step(points, every, weights.reshape(1, -1))
+    def _mixture(self, points: Points, arguments: Arguments | Normals, weights: Tensor) -> Expected:
+        if not isinstance(arguments, Normals):
+            rank, events = len(self.leaf.target), self.leaf.family.events
+            arguments = {name: padded(value, events[name], rank, 1) for name, value in arguments.items()}
+        step = self._step(points, arguments, weights.reshape(1, -1))
         own = {name: value[0] for name, value in step.statistics.items()}
         offsets = {} if step.offset is None else {self.leaf.name: step.offset[0]}
         statistics = {self.leaf.name: own} | self._counts({"weights": step.counts[0]})
@@ -288,6 +300,11 @@ def _collapsed(fn: Any) -> Mixture | HiddenMarkov | None:
     while isinstance(fn, Independent) or type(fn).__name__ == "ExpandedDistribution":
         fn = fn.base_dist
     return fn if isinstance(fn, Mixture | HiddenMarkov) and fn.known is None else None
+
+
+def _one(rules: NormalRules, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Means and spreads as those of one start."""
+    return {name: values[name][None] for name in (rules.loc, rules.spread)}
 
 
 def _taken(leaf: Leaf, values: Mapping[str, Tensor]) -> Arguments:
