@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -43,12 +43,19 @@ class Selection:
         shape: its shape; ``blocks`` blocks of shape ``event``.
         event: shape of one block, the event shape of the argument.
         index: ``[*batch]`` the block of the global that stands at each place of the argument.
+        ordered: whether every block stands once, in the order of the global.
     """
 
     name: str
     shape: Size
     event: Size
     index: Tensor
+    ordered: bool = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        index = self.index.reshape(-1)
+        ordered = index.numel() == self.blocks and torch.equal(index, torch.arange(self.blocks))
+        object.__setattr__(self, "ordered", ordered)
 
     @property
     def blocks(self) -> int:
@@ -56,6 +63,8 @@ class Selection:
 
     def take(self, values: Mapping[str, Tensor]) -> Tensor:
         """The argument at given globals: ``[*batch, *event]``."""
+        if self.ordered:
+            return values[self.name].reshape((*self.index.shape, *self.event))
         return values[self.name].reshape((self.blocks, *self.event))[self.index]
 
     def pull(self, statistic: Tensor, target: Size) -> Tensor:
@@ -66,6 +75,8 @@ class Selection:
         if reduced:
             statistic = statistic.sum(reduced, keepdim=True)
         flat = statistic.reshape((-1, *rest))
+        if self.ordered:
+            return flat
         return flat.new_zeros((self.blocks, *rest)).index_add(0, self.index.reshape(-1), flat)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from latentvars.families import Reference, Selection, Statistics
@@ -90,6 +89,4 @@ class NormalRules:
 
 def is_whole(source: Selection | Tensor | None, blocks: int) -> bool:
     """Whether an argument is a whole global in its own order."""
-    if not isinstance(source, Selection) or source.blocks != blocks or source.index.numel() != blocks:
-        return False
-    return torch.equal(source.index.flatten(), torch.arange(blocks))
+    return isinstance(source, Selection) and source.blocks == blocks and source.ordered
