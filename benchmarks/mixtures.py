@@ -47,7 +47,7 @@ def cases(quick: bool) -> list[Case]:
     )
     data, tiny = (functools.partial(simulate, "full", n, *sizes[1:]) for n in (sizes[0], 200))
     found.append(Case(_name("full", *sizes), data, tiny, (several,), 3 if quick else 5))
-    return [*found, _factors(20_000 if quick else 100_000, 50, 10, 1 if quick else 3)]
+    return [*found, _factors(20_000 if quick else 100_000, 50, 10, 1)]
 
 
 def _factors(rows: int, features: int, latents: int, rounds: int) -> Case:

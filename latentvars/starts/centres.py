@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,25 +19,28 @@ def sample(weights: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 def seeds(points: Tensor, weights: Tensor, groups: int, generator: torch.Generator) -> Tensor:
     """k-means++ seeding (Arthur & Vassilvitskii 2007, section 2.2) with weights, ``[K, P]``."""
-    chance, distance = weights, None
+    x, weight = points.numpy(), weights.numpy()
+    chance, distance = weights, np.full(len(x), np.inf)
     centres = []
     for _ in range(groups):
-        centre = points[torch.multinomial(chance, 1, generator=generator)]
+        centre = x[torch.multinomial(chance, 1, generator=generator).numpy()]
         centres.append(centre)
-        new = (points - centre).square().sum(-1)
-        distance = new if distance is None else torch.minimum(distance, new)
-        chance = weights * distance
-        if not bool(chance.sum() > 0):  # fewer distinct points than groups
-            chance = weights
-    return torch.cat(centres)
+        distance = np.minimum(distance, np.square(x - centre).sum(-1))
+        left = weight * distance
+        # with fewer distinct points than groups all have the same chance again
+        chance = torch.from_numpy(left) if left.sum() > 0 else weights
+    return torch.from_numpy(np.concatenate(centres))
 
 
 def lloyd(points: Tensor, weights: Tensor, centres: Tensor) -> Tensor:
     """A few k-means steps; a centre without points stays where it is."""
+    x, weight, at = points.numpy(), weights.numpy(), centres.numpy()
     for _ in range(LLOYD_STEPS):
-        member = torch.nn.functional.one_hot(nearest(points, centres), len(centres)).to(points.dtype)
-        centres = means(points, member * weights[:, None], centres)
-    return centres
+        member = (np.square(at).sum(-1) - 2 * x @ at.T).argmin(-1)
+        members = np.equal.outer(np.arange(len(at)), member) * weight
+        total = members.sum(-1)[:, None]
+        at = np.where(total > 0, members @ x / np.where(total > 0, total, 1.0), at)
+    return torch.from_numpy(at)
 
 
 def means(points: Tensor, members: Tensor, otherwise: Tensor) -> Tensor:
