@@ -134,4 +134,4 @@ def test_points_that_are_not_finite_are_refused_as_by_the_distribution() -> None
 def test_the_operators_keep_the_rules_of_torch() -> None:
     given, x = parts("diagonal"), points("diagonal", 9)[:, 0]
     sample = (x, given["loc"].requires_grad_(), given["scale"].reciprocal().requires_grad_())
-    torch.library.opcheck(scores, sample)
+    torch.library.opcheck(scores.operator, sample)

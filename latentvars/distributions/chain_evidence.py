@@ -10,6 +10,7 @@ from torch import Tensor
 
 from latentvars.distributions import chain_operators
 from latentvars.distributions.normal_blocks import is_recorded
+from latentvars.distributions.operators import is_plain, needs_derivatives
 from latentvars.errors import ModelError
 
 
@@ -33,7 +34,7 @@ def log_evidence(
     """
     transition = transition if by_step else transition.unsqueeze(-3)
     given = (initial, transition, log_emission)
-    if by_step or not chain_operators.needs_derivatives(*given):
+    if by_step or not needs_derivatives(*given):
         return chain_operators.evidence(*given, lengths)
     one = log_emission.new_ones(()).expand(log_emission.shape[:-2])
     return chain_operators.posterior(*given, lengths, one)[0]  # slopes along with it cost less than once more later
@@ -106,7 +107,7 @@ def _slopes_kept(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple
 
 def _is_one(grad: Tensor) -> bool:
     """Whether totals were only added up, so that what was kept need not be copied."""
-    return not is_recorded() and chain_operators.is_plain(grad) and bool((grad == 1).all())
+    return not is_recorded() and is_plain(grad) and bool((grad == 1).all())
 
 
 def _slopes_in_torch(
@@ -119,5 +120,5 @@ def _slopes_in_torch(
     return by_initial.sum_to_size(initial.shape), by_transition.sum_to_size(transition.shape), marginals
 
 
-chain_operators.evidence.register_autograd(_slopes, setup_context=_keep)
-chain_operators.posterior.register_autograd(_slopes_kept, setup_context=_keep_posterior)
+chain_operators.evidence.operator.register_autograd(_slopes, setup_context=_keep)
+chain_operators.posterior.operator.register_autograd(_slopes_kept, setup_context=_keep_posterior)

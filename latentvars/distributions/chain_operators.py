@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor  # type: ignore[import-not-found]
 
 from latentvars.distributions import chain, chain_scan
 from latentvars.distributions.log_space import log_probs
+from latentvars.distributions.operators import is_plain, needs_derivatives, operator
 
 
-@torch.library.custom_op("latentvars::chain_evidence", mutates_args=(), device_types="cpu")
+@operator("latentvars::chain_evidence")
 def evidence(initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None) -> Tensor:
     """log p(x_1..T), nats, ``[...]``."""
     from latentvars.kernels import chains
@@ -28,7 +28,7 @@ def evidence(initial: Tensor, transition: Tensor, log_emission: Tensor, lengths:
     return _tensor(found, log_emission.shape[:-2], log_emission)
 
 
-@torch.library.custom_op("latentvars::chain_posterior", mutates_args=(), device_types="cpu")
+@operator("latentvars::chain_posterior")
 def posterior(
     initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -37,7 +37,7 @@ def posterior(
     return _posterior(initial, transition, log_emission, lengths, weights, by_chain=True)
 
 
-@torch.library.custom_op("latentvars::chain_gradient", mutates_args=(), device_types="cpu")
+@operator("latentvars::chain_gradient")
 def gradient(
     initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,7 +48,7 @@ def gradient(
     return by_initial.sum_to_size(initial.shape).clone(), by_transition, marginals
 
 
-@torch.library.custom_op("latentvars::chain_filter", mutates_args=(), device_types="cpu")
+@operator("latentvars::chain_filter")
 def filtering(
     initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,7 +64,7 @@ def filtering(
     return states, _tensor(steps, shape[:-1], like), _tensor(total, shape[:-2], like)
 
 
-@torch.library.custom_op("latentvars::chain_path", mutates_args=(), device_types="cpu")
+@operator("latentvars::chain_path")
 def path(initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None) -> Tensor:
     """:func:`latentvars.distributions.chain.most_likely_path`."""
     from latentvars.kernels import chains
@@ -124,16 +124,6 @@ def draw(filtered: chain.Filtered, transition: Tensor, lengths: Tensor | None, s
     return torch.from_numpy(drawn).reshape(uniforms.shape)
 
 
-def needs_derivatives(*values: Tensor) -> bool:
-    """Whether autograd records what is done with some value."""
-    return torch.is_grad_enabled() and any(value.requires_grad for value in values)
-
-
-def is_plain(value: Tensor) -> bool:
-    """Whether a value holds numbers on a CPU: not while a graph is captured or mapped."""
-    return type(value) is Tensor and value.device.type == "cpu" and not is_functorch_wrapped_tensor(value)
-
-
 def _posterior(
     initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None, weights: Tensor, by_chain: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -189,12 +179,12 @@ def _capped(array: Any, shape: Sequence[int], like: Tensor) -> Tensor:
 # --- elsewhere than on a CPU -----------------------------------------------------------------------------------------
 
 
-@evidence.register_kernel("cuda")
+@evidence.operator.register_kernel("cuda")
 def _(initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None) -> Tensor:
     return filtered_by_scan(initial, transition, log_emission, lengths)[0].total.clone()
 
 
-@posterior.register_kernel("cuda")
+@posterior.operator.register_kernel("cuda")
 def _(
     initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -205,7 +195,7 @@ def _(
     return total.clone(), marginals, by_initial, by_transition
 
 
-@gradient.register_kernel("cuda")
+@gradient.operator.register_kernel("cuda")
 def _(
     initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -213,7 +203,7 @@ def _(
     return by_initial.sum_to_size(initial.shape).clone(), by_transition.sum_to_size(transition.shape).clone(), marginals
 
 
-@filtering.register_kernel("cuda")
+@filtering.operator.register_kernel("cuda")
 def _(
     initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,7 +211,7 @@ def _(
     return found.states.clone(), found.steps.clone(), found.total.clone()
 
 
-@path.register_kernel("cuda")
+@path.operator.register_kernel("cuda")
 def _(initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None) -> Tensor:
     valid = chain.step_mask(lengths, log_emission.shape[-2])
     return chain.most_likely_path(log_probs(initial), log_probs(transition), log_emission, valid).clone()
@@ -276,12 +266,12 @@ def _weighted(
 # --- shapes, for capture ---------------------------------------------------------------------------------------------
 
 
-@evidence.register_fake
+@evidence.operator.register_fake
 def _(initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None) -> Tensor:
     return log_emission.new_empty(log_emission.shape[:-2])
 
 
-@posterior.register_fake
+@posterior.operator.register_fake
 def _(
     initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -294,7 +284,7 @@ def _(
     )
 
 
-@gradient.register_fake
+@gradient.operator.register_fake
 def _(
     initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -302,7 +292,7 @@ def _(
     return new(initial.shape), new(transition.shape), new(log_emission.shape)
 
 
-@filtering.register_fake
+@filtering.operator.register_fake
 def _(
     initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -310,7 +300,7 @@ def _(
     return new(shape), new(shape[:-1]), new(shape[:-2])
 
 
-@path.register_fake
+@path.operator.register_fake
 def _(initial: Tensor, transition: Tensor, log_emission: Tensor, lengths: Tensor | None) -> Tensor:
     return log_emission.new_empty(log_emission.shape[:-1], dtype=torch.int64)
 
@@ -348,10 +338,10 @@ for _operator, _events in (
     (filtering, (1, 3, 2, 0)),
     (path, (1, 3, 2, 0)),
 ):
-    _operator.register_vmap(_mapped(_operator, _events))
+    _operator.operator.register_vmap(_mapped(_operator, _events))
 
 
-@gradient.register_vmap
+@gradient.operator.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], *given: Tensor | None) -> tuple[Any, Any]:
     """Each mapped slice has a gradient of its own, also where the input is shared: it is mapped first."""
     log_emission = given[2]

@@ -18,6 +18,7 @@ from latentvars.distributions.mixture import Mixture
 from latentvars.distributions.normal_blocks import is_recorded
 from latentvars.distributions.normal_scores import component_log_prob
 from latentvars.distributions.observed_chain import observed_evidence
+from latentvars.distributions.operators import is_plain
 from latentvars.distributions.shapes import check_count, check_expand, join_batch_shapes
 from latentvars.distributions.soft_categorical import SoftCategorical
 from latentvars.errors import ShapeError, SupportError
@@ -147,7 +148,7 @@ class HiddenMarkov(TorchDistribution):
         """The same without a table of densities, where the core can do that."""
         dims = len(self.emission.event_shape)
         lead = value.dim() - dims - 1
-        if lead < 0 or is_recorded() or not chain_operators.is_plain(value):
+        if lead < 0 or is_recorded() or not is_plain(value):
             return None
         self._is_ragged(value.shape[lead])
         value = value.expand(torch.broadcast_shapes(value.shape[:lead], self.batch_shape) + value.shape[lead:])
@@ -314,7 +315,7 @@ class HiddenMarkov(TorchDistribution):
 
     def _is_ragged(self, steps: int) -> bool:
         """Whether some sequence may be shorter than the value; where none is, masks would change no bit."""
-        if self.lengths is None or is_recorded() or not chain_operators.is_plain(self.lengths):
+        if self.lengths is None or is_recorded() or not is_plain(self.lengths):
             return self.lengths is not None
         if self._validate_args and int(self.lengths.max()) > steps:
             raise ShapeError(

@@ -20,6 +20,8 @@ from torch._C._functorch import (  # type: ignore[import-not-found]
 )
 from torch.distributions import Independent
 
+from latentvars.distributions.operators import operator
+
 WIDEST = 64  # features beyond which products of whole matrices are faster than what is fused
 LOG_TWO_PI = math.log(2 * math.pi)
 
@@ -80,7 +82,7 @@ def _is_served(value: Tensor) -> bool:
     return value.device.type == "cpu"
 
 
-@torch.library.custom_op("latentvars::normal_scores", mutates_args=(), device_types="cpu")
+@operator("latentvars::normal_scores")
 def scores(points: Tensor, loc: Tensor, root: Tensor) -> Tensor:
     """log N(x_m; loc_k, (W_kᵀ W_k)⁻¹), nats, ``[M, K]``; ``points [M, D]``, ``loc [K, D]``, W ``[K, D, D]`` lower
     triangular or its diagonal ``[K, D]``."""
@@ -89,7 +91,7 @@ def scores(points: Tensor, loc: Tensor, root: Tensor) -> Tensor:
     return torch.from_numpy(normals.scores(*(_array(one) for one in (points, loc, root))))
 
 
-@torch.library.custom_op("latentvars::normal_sums", mutates_args=(), device_types="cpu")
+@operator("latentvars::normal_sums")
 def sums(points: Tensor, loc: Tensor, root: Tensor, weights: Tensor) -> Tensor:
     """:func:`latentvars.kernels.normals.sums`."""
     from latentvars.kernels import normals
@@ -101,19 +103,19 @@ def _array(value: Tensor) -> Any:
     return value.detach().contiguous().numpy()
 
 
-@scores.register_fake
+@scores.operator.register_fake
 def _(points: Tensor, loc: Tensor, root: Tensor) -> Tensor:
     return points.new_empty(points.shape[0], loc.shape[0])
 
 
-@sums.register_fake
+@sums.operator.register_fake
 def _(points: Tensor, loc: Tensor, root: Tensor, weights: Tensor) -> Tensor:
     features = points.shape[1]
     squares = features * (features + 1) // 2 if root.dim() == 3 else features
     return points.new_empty(loc.shape[0], 1 + features + squares)
 
 
-@scores.register_vmap
+@scores.operator.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], points: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, int]:
     """Components of all slices at once where they share the points, else slice by slice."""
     if in_dims[0] is None:
@@ -124,7 +126,7 @@ def _(info: Any, in_dims: tuple[int | None, ...], points: Tensor, loc: Tensor, r
     return torch.stack([scores(*slices) for slices in zip(*moved, strict=True)]), 0
 
 
-@sums.register_vmap
+@sums.operator.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], *given: Tensor) -> tuple[Tensor, int]:
     moved = [_mapped(one, at, info.batch_size) for one, at in zip(given, in_dims, strict=True)]
     if in_dims[0] is None:
@@ -178,4 +180,4 @@ def _symmetric(lower: Tensor, size: int) -> Tensor:
     return found
 
 
-scores.register_autograd(_slopes, setup_context=_keep)
+scores.operator.register_autograd(_slopes, setup_context=_keep)

@@ -8,9 +8,9 @@ import torch
 from pyro.distributions import Categorical, TorchDistribution
 from torch import Tensor
 
-from latentvars.distributions.chain_operators import is_plain, needs_derivatives
 from latentvars.distributions.normal_blocks import is_recorded
 from latentvars.distributions.normal_scores import LOG_TWO_PI, normal_of_points
+from latentvars.distributions.operators import is_plain, needs_derivatives
 
 MOST_CATEGORIES = 4096
 

@@ -1,0 +1,49 @@
+"""Operators of torch around compiled functions, with a way past torch where nothing listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor  # type: ignore[import-not-found]
+
+from latentvars.distributions.normal_blocks import is_recorded
+
+
+class Operator:
+    """A function of tensors that torch can record, map and differentiate.
+
+    Where it is called with plain numbers and no derivative is wanted the function is called as it is: torch's dispatch
+    takes some tenths of a millisecond, and the first time a second to be imported.
+
+    Attributes:
+        function: of tensors on a CPU.
+        operator: the same known to torch, with rules for shapes, vmap, derivatives and other devices.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.operator = torch.library.custom_op(name, mutates_args=(), device_types="cpu")(function)
+
+    def __call__(self, *given: Tensor | None) -> Any:
+        tensors = [one for one in given if one is not None]
+        if is_recorded() or needs_derivatives(*tensors) or not all(map(is_plain, tensors)):
+            return self.operator(*given)
+        return self.function(*given)
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
+    """Make an operator of a function."""
+    return lambda function: Operator(name, function)
+
+
+def needs_derivatives(*values: Tensor) -> bool:
+    """Whether autograd records what is done with some value."""
+    return torch.is_grad_enabled() and any(value.requires_grad for value in values)
+
+
+def is_plain(value: Tensor) -> bool:
+    """Whether a value holds numbers on a CPU: not while a graph is captured or mapped."""
+    return type(value) is Tensor and value.device.type == "cpu" and not is_functorch_wrapped_tensor(value)
