@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import Bounds, minimize
 from torch import Size, Tensor
 
 from latentvars.contract import Factor
@@ -389,6 +388,8 @@ def climb(
     Raises:
         NumericalError: the objective or its slope is not finite, or the slope leads nowhere.
     """
+    from scipy.optimize import Bounds, minimize  # a quarter of a second, for models without closed forms alone
+
     space = program.space.subset(names)
     slope_at = ascent.slope(program, space, current)
 

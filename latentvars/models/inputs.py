@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from scipy.linalg import qr
 from torch import Tensor
 
 from latentvars.errors import DataError, MissingDataError, SettingError, ShapeError
@@ -101,6 +100,8 @@ def check_rank(inputs: Tensor, names: tuple[str, ...], what: str) -> None:
     Raises:
         DataError: with the names of those that are, and of those that they are made of.
     """
+    from scipy.linalg import qr
+
     matrix = inputs.to(torch.float64)
     scaled = matrix / torch.where((norm := matrix.norm(dim=0)) > 0, norm, 1.0)
     found: Any = qr(scaled.numpy(), mode="r", pivoting=True)

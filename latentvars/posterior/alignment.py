@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from latentvars.errors import ShapeError
@@ -82,6 +81,8 @@ def matching(reference: Tensor, other: Tensor, weights: Tensor | None = None) ->
     Returns:
         ``[K]``: label k of the reference is label ``order[k]`` of the other.
     """
+    from scipy.optimize import linear_sum_assignment
+
     if reference.shape != other.shape:
         raise ShapeError(
             given=f"posterior probabilities of shapes {list(reference.shape)} and {list(other.shape)}",
