@@ -2,13 +2,14 @@
 
 from latentvars.capture.batches import flat, like
 from latentvars.capture.calling import from_cpp
-from latentvars.capture.folding import folded
+from latentvars.capture.folding import folded, shortened
 from latentvars.capture.noise import Noise, hoisted, noise_of, reseeded
 from latentvars.capture.packages import NoCompiler, cache_folder, compiled
 from latentvars.capture.potential import Potential, Way
-from latentvars.capture.recording import Unrecordable, capture, check_pure
+from latentvars.capture.recording import UNRECORDABLE, Unrecordable, capture, check_pure
 
 __all__ = [
+    "UNRECORDABLE",
     "NoCompiler",
     "Noise",
     "Potential",
@@ -25,4 +26,5 @@ __all__ = [
     "like",
     "noise_of",
     "reseeded",
+    "shortened",
 ]

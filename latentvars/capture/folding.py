@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -14,10 +14,19 @@ from torch.fx.node import map_arg
 
 from latentvars.capture.layout import along_rows
 from latentvars.capture.nodes import form_of, has_effect, is_pointwise, is_random, name_of, same_form, touched
+from latentvars.capture.recording import capture, check_pure
 
 SHAPING = ("reshape", "view", "expand", "permute", "squeeze", "slice", "alias")
 BY_SHAPE = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 LARGEST = 1_000_000  # numbers of a constant
+
+
+def shortened(function: Callable[..., Any], *examples: Any, dtype: torch.dtype) -> GraphModule:
+    """The shortened graph of a function that changes nothing which outlives it; errors of
+    :data:`latentvars.capture.recording.UNRECORDABLE`."""
+    graph = capture(function, *examples, dtype=dtype)
+    check_pure(graph.graph)
+    return folded(graph)
 
 
 def folded(graph: GraphModule, *, exact: bool = True) -> GraphModule:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from latentvars.capture.batches import flat, like
 from latentvars.capture.calling import from_cpp
-from latentvars.capture.folding import folded
+from latentvars.capture.folding import shortened
 from latentvars.capture.packages import NoCompiler, compiled
-from latentvars.capture.recording import Unrecordable, capture, check_pure
+from latentvars.capture.recording import UNRECORDABLE
 from latentvars.errors import SupportError
 from latentvars.program import Program
 from latentvars.rows import Batch
@@ -112,10 +112,8 @@ def _faster(program: Program, batch: Batch, plain: Potential, fastest: Way) -> P
 
     data, start = tuple(flat(batch)), torch.zeros(plain.size, dtype=plain.dtype)
     try:
-        recorded = capture(potential, start, *data, dtype=program.dtype)
-        check_pure(recorded.graph)
-        graph = folded(recorded)
-    except (Unrecordable, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        graph = shortened(potential, start, *data, dtype=program.dtype)
+    except UNRECORDABLE as error:
         return _slower(plain, (str(error) or type(error).__name__).splitlines()[0])
     found = Potential(plain.size, plain.dtype, Way.GRAPH, (), from_cpp(graph, start, *data), data)
     if not _agree(found, plain):

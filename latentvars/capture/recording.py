@@ -19,6 +19,10 @@ class Unrecordable(Exception):
     """Why a function cannot be recorded."""
 
 
+# what recording a function may raise
+UNRECORDABLE = (Unrecordable, RuntimeError, TypeError, ValueError, NotImplementedError)
+
+
 def capture(function: Callable[..., Any], *examples: Any, dtype: torch.dtype, checked: bool = False) -> GraphModule:
     """Record the tensor operations of a function.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import final
 
@@ -10,9 +9,24 @@ import torch
 from pyro.distributions import MultivariateNormal, TorchDistribution, constraints
 from torch import Size, Tensor
 
+from latentvars.distributions.normal_blocks import LOG_TWO_PI
 from latentvars.distributions.shapes import check_count, check_expand, join_batch_shapes
 
-LOG_TWO_PI = math.log(2 * math.pi)
+
+def whitened(loadings: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """W / σ ``[..., D, L]`` and the lower factor of I + (W/σ)ᵀ(W/σ), the precision of z given x.
+
+    Args:
+        loadings: W ``[..., D, L]``.
+        scale: σ ``[..., D]`` or ``[..., 1]``.
+    """
+    white = loadings / scale[..., None]
+    return white, _factor(white.mT @ white)
+
+
+def _factor(squares: Tensor) -> Tensor:
+    """The lower factor of I + squares."""
+    return torch.linalg.cholesky(torch.eye(squares.shape[-1], dtype=squares.dtype, device=squares.device) + squares)
 
 
 @final
@@ -107,12 +121,11 @@ class FactorNormal(TorchDistribution):
 
     def _whitened(self, seen: Tensor | None) -> tuple[Tensor, Tensor]:
         """W / σ ``[..., D, L]`` and the lower factor of I + (W/σ)ᵀ(W/σ), the precision of z given what is observed."""
-        white = self.loadings / self.noise[..., None]
-        eye = torch.eye(white.shape[-1], dtype=white.dtype, device=white.device)
         if seen is None:
-            return white, torch.linalg.cholesky(eye + white.mT @ white)
+            return whitened(self.loadings, self.noise)
+        white = self.loadings / self.noise[..., None]
         squares = (white[..., :, None] * white[..., None, :]).flatten(-2)
-        return white, torch.linalg.cholesky(eye + self._along(seen, squares).unflatten(-1, eye.shape))
+        return white, _factor(self._along(seen, squares).unflatten(-1, (white.shape[-1], white.shape[-1])))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(x), nats, ``[...]``, by the L × L precision of z (Woodbury's identity)."""

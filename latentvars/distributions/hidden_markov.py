@@ -136,9 +136,7 @@ class HiddenMarkov(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(x_1..T), nats, ``[...]``; gradients as :func:`latentvars.distributions.chain_evidence.log_evidence`."""
-        found = None
-        if not (self.moving or self.emitting) and len(self.emission.batch_shape) == 1 and self.known is None:
-            found = self._observed(value)
+        found = self._observed(value)
         if found is not None:
             return found
         log_emission, _ = self._log_emission(value)
@@ -148,7 +146,8 @@ class HiddenMarkov(TorchDistribution):
         """The same without a table of densities, where the core can do that."""
         dims = len(self.emission.event_shape)
         lead = value.dim() - dims - 1
-        if lead < 0 or is_recorded() or not is_plain(value):
+        one_law = not (self.moving or self.emitting) and len(self.emission.batch_shape) == 1 and self.known is None
+        if lead < 0 or not one_law:
             return None
         self._is_ragged(value.shape[lead])
         value = value.expand(torch.broadcast_shapes(value.shape[:lead], self.batch_shape) + value.shape[lead:])

@@ -7,7 +7,6 @@ does the work.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -23,7 +22,6 @@ from torch.distributions import Independent
 from latentvars.distributions.operators import operator
 
 WIDEST = 64  # features beyond which products of whole matrices are faster than what is fused
-LOG_TWO_PI = math.log(2 * math.pi)
 
 
 def component_log_prob(components: TorchDistribution, value: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.distributions import Categorical, TorchDistribution
 from torch import Tensor
 
-from latentvars.distributions.normal_blocks import is_recorded
-from latentvars.distributions.normal_scores import LOG_TWO_PI, normal_of_points
+from latentvars.distributions.normal_blocks import LOG_TWO_PI, is_recorded
+from latentvars.distributions.normal_scores import normal_of_points
 from latentvars.distributions.operators import is_plain, needs_derivatives
 
 MOST_CATEGORIES = 4096
@@ -42,16 +43,13 @@ def observed_evidence(
     from latentvars.kernels.chains import observed_evidence as evidence
 
     form, points, natural = read
-    lead, steps = value.shape[: value.dim() - 1 - len(emission.event_shape)], len(points)
+    lead = value.shape[: value.dim() - 1 - len(emission.event_shape)]
     each = value.shape[len(lead)]
-    counts = torch.full(lead, each) if lengths is None else lengths.expand(lead)
+    counts = torch.full(lead, each) if lengths is None else lengths.expand(lead).contiguous()
     arrays = (points, natural, initial, transition)
     values, natural, law, moves = (one.detach().contiguous().numpy() for one in arrays)
-    begins = torch.arange(0, max(steps, 1), each)[: lead.numel()].numpy()
-    centre = torch.zeros(points.shape[1], dtype=torch.float64).numpy()
-    found = evidence(
-        Observed(form, values, centre, natural, law, moves, begins, counts.reshape(-1).contiguous().numpy())
-    )
+    begins, centre = np.arange(lead.numel()) * each, np.zeros(points.shape[1])
+    found = evidence(Observed(form, values, centre, natural, law, moves, begins, counts.numpy().reshape(-1)))
     return None if found is None else torch.from_numpy(found).reshape(lead)
 
 

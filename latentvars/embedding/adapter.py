@@ -130,11 +130,8 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
 
     def _pieces(self, rows: Rows, parts: tuple[Channel, ...]) -> Iterator[np.ndarray]:
         """Vectors of some rows at a time."""
-        fitted, each, size = (
-            self._fitted(),
-            self.steps == "each" and rows.lengths is not None,
-            self._at_once(rows, parts),
-        )
+        fitted, size = self._fitted(), self._at_once(rows, parts)
+        each = self.steps == "each" and rows.lengths is not None
         for low in range(0, len(rows), size):
             rows.check_unchanged()
             some = rows if size >= len(rows) and not rows.streamed else rows.subset(slice(low, low + size))

@@ -11,6 +11,7 @@ from torch.distributions.constraints import Constraint
 
 from latentvars.contract import Factor
 from latentvars.distributions import FactorNormal
+from latentvars.distributions.factor_normal import whitened
 from latentvars.errors import SupportError
 from latentvars.families.base import Arguments, Family, MStep, Reference, Statistics
 from latentvars.families.normal import LOG_TWO_PI, MultivariateNormalFamily, scatter
@@ -46,10 +47,8 @@ class FactorNormalFamily(Family):
     def log_likelihood(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Tensor:
         squares = scatter(arguments["loc"] - reference.centre, statistics)
         scale = _scale(arguments)
-        white = arguments["loadings"] / scale[..., None]
+        white, factor = whitened(arguments["loadings"], scale)
         squares = squares / (scale[..., :, None] * scale[..., None, :])
-        eye = torch.eye(white.shape[-1], dtype=white.dtype)
-        factor = torch.linalg.cholesky(eye + white.mT @ white)
         along = torch.linalg.solve_triangular(factor, white.mT, upper=False)
         distance = squares.diagonal(dim1=-2, dim2=-1).sum(-1) - (along @ squares @ along.mT).diagonal(
             dim1=-2, dim2=-1
@@ -111,9 +110,8 @@ def _loadings(covariance: Tensor, scale: Tensor, factors: int) -> Tensor:
 
 def _noise(covariance: Tensor, loadings: Tensor, scale: Tensor) -> Tensor:
     """Variances of the noise after an M-step given loadings, ``[B, D]`` (Rubin & Thayer 1982, eq. 7)."""
-    white = loadings / scale[..., None]
-    eye = torch.eye(white.shape[-1], dtype=white.dtype)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(eye + white.mT @ white))
+    white, factor = whitened(loadings, scale)
+    inverse = torch.cholesky_inverse(factor)
     regression = inverse @ (white / scale[..., None]).mT  # E[z | x] = regression (x − μ)
     cross = covariance @ regression.mT
     second = inverse + regression @ cross

@@ -305,7 +305,7 @@ def _planning_rows(problem: Problem) -> Batch:
 def check_finite(values: Mapping[str, Tensor]) -> None:
     """The M-step must not leave NaN behind."""
     for name, value in values.items():
-        if not np.isfinite(value.numpy()).all():
+        if not np.isfinite(value.cpu().numpy()).all():
             raise NumericalError(
                 given=f"the M-step of global {name!r} gave {value.flatten()[:5].tolist()}",
                 needed="finite values",
@@ -318,7 +318,7 @@ def largest_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) ->
     shares = [0.0]
     for name, old in before.items():
         if old.numel():
-            was, now = old.numpy(), after[name].numpy()
+            was, now = old.cpu().numpy(), after[name].cpu().numpy()
             shares.append(float(np.abs(now - was).max()) / max(float(np.abs(was).max()), 1e-12))
     return max(shares)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from latentvars.contract import Factor
 from latentvars.distributions import Flat
-from latentvars.families import Selection, Statistics, without_wrappers
+from latentvars.families import Statistics, without_wrappers
 from latentvars.inference.m_step import Expected, expected
 from latentvars.inference.m_step_plan import Leaf, Plan, all_leaves
 from latentvars.program import Program
@@ -115,9 +115,4 @@ class FixedStatistics:
 
 
 def _likelihood(leaf: Leaf, plan: Plan, values: Mapping[str, Tensor], statistics: Statistics) -> Tensor:
-    arguments = {
-        name: source.take(values) if isinstance(source, Selection) else source
-        for name, source in leaf.sources.items()
-        if source is not None
-    }
-    return leaf.family.log_likelihood(arguments, statistics, plan.references[leaf.name])
+    return leaf.family.log_likelihood(leaf.taken(values), statistics, plan.references[leaf.name])

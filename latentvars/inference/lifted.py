@@ -13,11 +13,9 @@ import torch
 from torch import Size, Tensor
 
 from latentvars.families import Arguments, MStep, Reference, Selection, Statistics
-from latentvars.families.discrete import CategoricalFamily
-from latentvars.families.tables import Table
 from latentvars.inference.m_step import Expected
 from latentvars.inference.m_step_plan import Leaf, Plan, Rule
-from latentvars.inference.normal_rules import NormalRules, is_whole
+from latentvars.inference.normal_rules import NormalRules
 from latentvars.program import Program
 
 
@@ -30,27 +28,23 @@ class Lifted:
         leaves: name → the leaf of all starts.
         starts: S.
         normal: means and spreads of normals that the compiled core maximises; None where there are none.
-        shares: probabilities under flat priors whose blocks are those of their counts, in the same order.
     """
 
     plan: Plan
     leaves: Mapping[str, Leaf]
     starts: int
     normal: NormalRules | None = None
-    shares: frozenset[str] = frozenset()
 
     @staticmethod
-    def of(program: Program, plan: Plan, starts: int, leaf: Leaf, table: Table) -> Lifted | None:
-        """The M-step of several starts of a model whose components have a table, None where a plan has more than closed
-        forms."""
+    def of(program: Program, plan: Plan, starts: int, normal: NormalRules | None) -> Lifted | None:
+        """The M-step of several starts, None where a plan has more than closed forms."""
         plain = all(rule.closed and not rule.hierarchical for rule in plan.rules)
         known = any(site.restriction is not None for site in program.space.sites)
         computed = any(source is None for leaf in plan.leaves for source in leaf.sources.values())
         if not plain or known or computed or plan.retained:
             return None
         leaves = {one.name: _lifted(one, starts) for one in plan.leaves}
-        shares = frozenset(rule.name for rule in plan.rules if _is_share(rule))
-        return Lifted(plan, leaves, starts, NormalRules.of(plan, leaf, table), shares)
+        return Lifted(plan, leaves, starts, normal)
 
     def one(self, values: Mapping[str, Tensor], total: Expected) -> dict[str, Tensor]:
         """The M-step of a single start."""
@@ -63,11 +57,7 @@ class Lifted:
 
     def arguments(self, leaf: Leaf, values: Mapping[str, Tensor]) -> Arguments:
         """The arguments of a leaf of one start for all of them, ``[S, *batch, *event]``."""
-        found: Arguments = {}
-        for name, source in self.leaves[leaf.name].sources.items():
-            assert source is not None
-            found[name] = source.take(values) if isinstance(source, Selection) else source
-        return found
+        return self.leaves[leaf.name].taken(values)
 
     def maximise(
         self,
@@ -93,9 +83,6 @@ class Lifted:
             if fused is not None and rule.name in (fused.loc, fused.spread):
                 continue
             own, at = statistics[rule.leaf.name], references[rule.leaf.name]
-            if rule.name in self.shares:
-                current[rule.name] = _shares(own["counts"], values[rule.name])
-                continue
             current[rule.name] = self._closed(rule, rule.leaf, current, own, at)
         return current
 
@@ -108,19 +95,6 @@ class Lifted:
         arguments, value = self.arguments(of, current), current[rule.name]
         step = MStep(rule.argument, arguments, statistics, leaf.target, selection, value, rule.prior)
         return leaf.family.maximise(step, at)
-
-
-def _is_share(rule: Rule) -> bool:
-    if rule.leaf is None or rule.prior is not None or not isinstance(rule.leaf.family, CategoricalFamily):
-        return False
-    return is_whole(rule.leaf.sources[rule.argument], rule.leaf.target.numel())
-
-
-def _shares(counts: Tensor, current: Tensor) -> Tensor:
-    """Shares of counts; those of nothing stay what they are."""
-    counts = counts.reshape(current.shape)
-    total = counts.sum(-1, keepdim=True)
-    return torch.where(total > 0, counts / total, current)
 
 
 def padded(value: Tensor, events: int, rank: int, starts: int) -> Tensor:

@@ -328,12 +328,7 @@ def _arguments(
     if any(source is None for source in leaf.sources.values()):
         computed = computed or all_leaves(program.factor_distributions(values, program.sketch))
         found = leaf.family.arguments(computed[leaf.name].fn)
-    for name, source in leaf.sources.items():
-        if isinstance(source, Selection):
-            found[name] = source.take(values)
-        elif source is not None:
-            found[name] = source
-    return found
+    return {**found, **leaf.taken(values)}
 
 
 def _numeric(

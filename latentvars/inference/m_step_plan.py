@@ -17,6 +17,7 @@ from torch import Size, Tensor
 from latentvars.contract import Factor
 from latentvars.distributions import Flat, completed
 from latentvars.families import (
+    Arguments,
     Family,
     Reference,
     Selection,
@@ -59,6 +60,11 @@ class Leaf:
     def target(self) -> Size:
         """The shape in which the statistics of all its factors are laid out."""
         return self.targets[0]
+
+    def taken(self, values: Mapping[str, Tensor]) -> Arguments:
+        """The arguments that are selections of globals or constants, at given globals."""
+        sources = self.sources.items()
+        return {n: one.take(values) if isinstance(one, Selection) else one for n, one in sources if one is not None}
 
     def statistics(self, found: Mapping[str, Factor], reference: Reference) -> Statistics:
         """Expected sufficient statistics of all its factors together."""

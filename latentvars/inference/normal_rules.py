@@ -49,7 +49,7 @@ class NormalRules:
         each = 1 if isinstance(table, MultivariateNormalTable) else size
         shared = table.form == Form.LINEAR
         wanted = (1 if shared else components) * (1 if table.form == Form.SPHERICAL else each)
-        whole = is_whole(leaf.sources["loc"], components * each) and is_whole(leaf.sources[argument], wanted)
+        whole = _is_whole(leaf.sources["loc"], components * each) and _is_whole(leaf.sources[argument], wanted)
         return NormalRules(leaf, table, rules["loc"].name, rules[argument].name, argument) if whole else None
 
     def given(self, values: Mapping[str, Tensor]) -> Normals:
@@ -59,9 +59,9 @@ class NormalRules:
         loc = loc.reshape(len(loc) * components, -1)
         if isinstance(self.table, MultivariateNormalTable):
             return Normals(loc, spread.reshape(-1, *spread.shape[-2:]))
-        return Normals(
-            loc, spread.reshape(-1) if isinstance(self.table, SphericalTable) else spread.reshape(-1, loc.shape[1])
-        )
+        if isinstance(self.table, SphericalTable):
+            return Normals(loc, spread.reshape(-1))
+        return Normals(loc, spread.reshape(-1, loc.shape[1]))
 
     def maximise(self, values: Mapping[str, Tensor], statistics: Statistics, at: Reference) -> dict[str, Tensor]:
         """Both globals, ``[S, *shape]``.
@@ -87,6 +87,6 @@ class NormalRules:
         }
 
 
-def is_whole(source: Selection | Tensor | None, blocks: int) -> bool:
+def _is_whole(source: Selection | Tensor | None, blocks: int) -> bool:
     """Whether an argument is a whole global in its own order."""
     return isinstance(source, Selection) and source.blocks == blocks and source.ordered

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as trees
 
-from latentvars.capture import Unrecordable, capture, check_pure, folded, from_cpp
+from latentvars.capture import UNRECORDABLE, from_cpp, shortened
 from latentvars.program import GlobalSpace, Program
 from latentvars.program.scope import surroundings
 
@@ -42,6 +43,17 @@ class Slope:
     objective: Objective
     rest: Mapping[str, Tensor]
     inputs: Any
+
+    @cached_property
+    def given(self) -> tuple[list[Any], Any]:
+        """The other globals and the inputs as a list, and how to lay it out again."""
+        return trees.tree_flatten((dict(self.rest), self.inputs))
+
+    @cached_property
+    def layout(self) -> Any:
+        """What a graph needs to be the same: the places of :attr:`given`, and their shapes and precisions."""
+        numbers, places = self.given
+        return places, [(one.shape, one.dtype) for one in numbers]
 
     def at(self, free: Tensor, rest: Mapping[str, Tensor], inputs: Any) -> tuple[Tensor, Tensor]:
         """The objective and its gradient at ``free`` ``[size]``."""
@@ -81,43 +93,31 @@ class Repeated:
             constants: objects that it reads besides its inputs, of which a graph keeps what they hold now.
             free: ``[size]``.
         """
-        if len(constants) != len(self.constants) or any(
-            a is not b for a, b in zip(constants, self.constants, strict=True)
-        ):
+        if list(map(id, constants)) != list(map(id, self.constants)):
             self.asked, self.constants, self.code = 0, constants, None
         self.asked += 1
         if self.asked < OFTEN:
             return slope.plain(free)
-        numbers, layout = _numbers(slope)
         if self.asked == OFTEN:
-            self.layout, self.code = layout, _recorded(slope, free)
-        if self.code is None or layout != self.layout:
+            self.layout, self.code = slope.layout, _recorded(slope, free)
+        if self.code is None or slope.layout != self.layout:
             return slope.plain(free)
-        value, gradient = self.code(free, *numbers)
+        value, gradient = self.code(free, *slope.given[0])
         return value, gradient
-
-
-def _numbers(slope: Slope) -> tuple[list[Tensor], Any]:
-    numbers, spec = trees.tree_flatten((dict(slope.rest), slope.inputs))
-    return numbers, (spec, [(one.shape, one.dtype) for one in numbers])
 
 
 def _recorded(slope: Slope, free: Tensor) -> Callable[..., Any] | None:
     """The graph, where one can be recorded that gives what the code gives."""
-    numbers, spec = trees.tree_flatten((dict(slope.rest), slope.inputs))
-    if not all(isinstance(one, Tensor) for one in numbers):
-        return None
+    numbers, places = slope.given
 
     def function(free: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
-        rest, inputs = trees.tree_unflatten(list(given), spec)
+        rest, inputs = trees.tree_unflatten(list(given), places)
         return slope.at(free, rest, inputs)
 
     try:
-        graph = capture(function, free, *numbers, dtype=slope.program.dtype)
-        check_pure(graph.graph)
-        code = from_cpp(folded(graph), free, *numbers)
+        code = from_cpp(shortened(function, free, *numbers, dtype=slope.program.dtype), free, *numbers)
         found = code(free, *numbers)
-    except (Unrecordable, RuntimeError, TypeError, ValueError, NotImplementedError):
+    except UNRECORDABLE:
         return None
     return code if all(_agrees(*pair) for pair in zip(found, slope.plain(free), strict=True)) else None
 

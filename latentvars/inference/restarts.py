@@ -250,10 +250,7 @@ class LongRuns:
         self.done += 1
         end, noise = algorithm.reached(run.history) if run.history else (-np.inf, 0.0)
         sound = not algorithm.collapsed(run.state)
-        if self.best is None or (sound, end) > (
-            self.sound,
-            self.reached + (sound == self.sound) * TIE * max(1.0, abs(self.reached)),
-        ):
+        if self.best is None or sound > self.sound or (sound == self.sound and self._higher(end)):
             self.best, self.reached, self.tolerance, self.sound = run, end, noise, sound
             self.short_end = history[-1] if history else -np.inf
             self.began = (values, seed, history)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from latentvars.capture import NoCompiler, Unrecordable
+from latentvars.capture import UNRECORDABLE, NoCompiler
 from latentvars.inference.guides import FromNoise
 from latentvars.inference.settings import check_at_least
 from latentvars.inference.svi_graph import Graph
@@ -102,7 +102,7 @@ class Recorded:
             self.uncompiled = str(error)
             warnings.warn(f"steps are not compiled: {error}", stacklevel=2)
             return self._recorded(shape, step, program, rule, remaining, False)
-        except (Unrecordable, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        except UNRECORDABLE as error:
             self.reason = (str(error) or type(error).__name__).splitlines()[0]
         return self.graphs.get(shape)
 

@@ -19,7 +19,7 @@ from torch import Size, Tensor
 from torch.distributions import Independent
 
 from latentvars.distributions import Flat, HiddenMarkov, Mixture
-from latentvars.families import Arguments, Selection, Statistics, without_wrappers
+from latentvars.families import Arguments, Statistics, without_wrappers
 from latentvars.families.tables import Form, Table, is_normal, table_of
 from latentvars.inference.lifted import Lifted, padded
 from latentvars.inference.m_step import Expected
@@ -100,7 +100,7 @@ class Tabulated:
 
     def lifted(self, starts: int) -> Lifted | None:
         """The M-step of several starts; None where it has more than closed forms."""
-        return Lifted.of(self.program, self.plan, starts, self.leaf, self.table)
+        return Lifted.of(self.program, self.plan, starts, self.rules)
 
     def points(self, batch: Batch) -> Points:
         """The observations of a batch; those of all rows are kept."""
@@ -122,13 +122,13 @@ class Tabulated:
         points = self.points(batch)
         with torch.no_grad():
             arguments, laws, prior = self._selected(values) if self.direct else self._traced(values)
-            found = None
             if "weights" in laws:
-                normals = self.rules.given(_one(self.rules, values)) if self.direct and self.rules else arguments
-                found = self._mixture(points, normals, **laws)
-            if found is None and not self.table.precise(arguments, points.farthest):
-                return None
-            total = found or self._chains(points, arguments, laws)
+                total = self._mixture(points, arguments, **laws)
+            else:
+                assert not isinstance(arguments, Normals)
+                if not self.table.precise(arguments, points.farthest):
+                    return None
+                total = self._chains(points, arguments, laws)
         if total is None or not math.isfinite(total.objective):
             return None
         return replace(total, objective=total.objective + (prior if with_prior else 0.0))
@@ -144,11 +144,9 @@ class Tabulated:
         Returns:
             Objectives without priors ``[S]``, nats, and the globals after the step.
         """
-        points, rank = self.points(batch), len(self.leaf.target)
+        points = self.points(batch)
         if self.rules is None:
-            found = lifted.arguments(self.leaf, values)
-            events = self.leaf.family.events
-            arguments = {name: padded(value, events[name], rank, lifted.starts) for name, value in found.items()}
+            arguments = self._padded(lifted.arguments(self.leaf, values), lifted.starts)
         else:
             arguments = self.rules.given(values)
         (law,) = (leaf for leaf in self.plan.leaves if leaf is not self.leaf)
@@ -165,14 +163,16 @@ class Tabulated:
         )
 
     def _mixture(self, points: Points, arguments: Arguments | Normals, weights: Tensor) -> Expected:
-        if not isinstance(arguments, Normals):
-            rank, events = len(self.leaf.target), self.leaf.family.events
-            arguments = {name: padded(value, events[name], rank, 1) for name, value in arguments.items()}
+        arguments = arguments if isinstance(arguments, Normals) else self._padded(arguments, 1)
         step = self._step(points, arguments, weights.reshape(1, -1))
         own = {name: value[0] for name, value in step.statistics.items()}
         offsets = {} if step.offset is None else {self.leaf.name: step.offset[0]}
         statistics = {self.leaf.name: own} | self._counts({"weights": step.counts[0]})
         return Expected(float(step.objective), statistics, offsets=offsets)
+
+    def _padded(self, arguments: Arguments, starts: int) -> Arguments:
+        rank, events = len(self.leaf.target), self.leaf.family.events
+        return {name: padded(value, events[name], rank, starts) for name, value in arguments.items()}
 
     def _chains(self, points: Points, arguments: Arguments, laws: Mapping[str, Tensor]) -> Expected | None:
         natural = self.table.natural(arguments, self.leaf.target, self.plan.references[self.leaf.name])
@@ -196,16 +196,22 @@ class Tabulated:
             return sums
         return torch.cat([sums, (points.shared / components).expand(len(sums), -1)], -1)
 
-    def _selected(self, values: Mapping[str, Tensor]) -> tuple[Arguments, dict[str, Tensor], float]:
-        """Arguments of the emission, laws of the local and log prior, without a run of the model: all priors are
-        flat.
+    def _selected(self, values: Mapping[str, Tensor]) -> tuple[Arguments | Normals, dict[str, Tensor], float]:
+        """Arguments of the emission (of a mixture the normals themselves, where they are globals), laws of the local
+        and log prior, without a run of the model: all priors are flat.
         """
         laws = {
-            leaf.name.removeprefix(f"{self.site}."): _taken(leaf, values)["probs"]
+            leaf.name.removeprefix(f"{self.site}."): leaf.taken(values)["probs"]
             for leaf in self.plan.leaves
             if leaf is not self.leaf
         }
-        return _taken(self.leaf, values), laws, 0.0
+        if self.rules is not None and "weights" in laws:
+            return (
+                self.rules.given({name: values[name][None] for name in (self.rules.loc, self.rules.spread)}),
+                laws,
+                0.0,
+            )
+        return self.leaf.taken(values), laws, 0.0
 
     def _traced(self, values: Mapping[str, Tensor]) -> tuple[Arguments, dict[str, Tensor], float]:
         """The same, read off a run of the model on two rows."""
@@ -300,17 +306,6 @@ def _collapsed(fn: Any) -> Mixture | HiddenMarkov | None:
     while isinstance(fn, Independent) or type(fn).__name__ == "ExpandedDistribution":
         fn = fn.base_dist
     return fn if isinstance(fn, Mixture | HiddenMarkov) and fn.known is None else None
-
-
-def _one(rules: NormalRules, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Means and spreads as those of one start."""
-    return {name: values[name][None] for name in (rules.loc, rules.spread)}
-
-
-def _taken(leaf: Leaf, values: Mapping[str, Tensor]) -> Arguments:
-    """The arguments of a leaf, all of which are selections of globals or constants."""
-    sources = leaf.sources.items()
-    return {name: one.take(values) if isinstance(one, Selection) else one for name, one in sources if one is not None}
 
 
 def _is_direct(program: Program, plan: Plan, fn: Mixture | HiddenMarkov) -> bool:

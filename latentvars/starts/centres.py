@@ -34,13 +34,10 @@ def seeds(points: Tensor, weights: Tensor, groups: int, generator: torch.Generat
 
 def lloyd(points: Tensor, weights: Tensor, centres: Tensor) -> Tensor:
     """A few k-means steps; a centre without points stays where it is."""
-    x, weight, at = points.numpy(), weights.numpy(), centres.numpy()
     for _ in range(LLOYD_STEPS):
-        member = (np.square(at).sum(-1) - 2 * x @ at.T).argmin(-1)
-        members = np.equal.outer(np.arange(len(at)), member) * weight
-        total = members.sum(-1)[:, None]
-        at = np.where(total > 0, members @ x / np.where(total > 0, total, 1.0), at)
-    return torch.from_numpy(at)
+        member = torch.nn.functional.one_hot(nearest(points, centres), len(centres)).to(points.dtype)
+        centres = means(points, member * weights[:, None], centres)
+    return centres
 
 
 def means(points: Tensor, members: Tensor, otherwise: Tensor) -> Tensor:
