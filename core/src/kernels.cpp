@@ -232,22 +232,27 @@ struct Share {
     std::vector<double> slopes;  // [S, K, K]; none where the chains have their own or there is one share
 };
 
-void posterior(const Chains& c, const Posterior& out) {
+// False, and of no use, where some observed chain has to go another way, which needs a table of densities.
+bool posterior(const Chains& c, const Posterior& out) {
     const std::int64_t square = c.states * c.states, size = c.moves * square;
+    const std::int64_t features = c.observed ? c.states * c.observed->features * c.observed->codes : 0;
     std::vector<Share> shares;
     for (std::int64_t number = 0; const Numbers& rows : by_matrix(c)) {
         Numbers left = rows;
         if (in_lanes(c, rows)) {
             InLanes lanes(c, rows, c.transition + number * square);
             lanes.keep_pieces();
-            std::vector<double> sums(out.by_chain ? 0 : lanes.groups() * square);
+            std::vector<double> slopes(out.by_chain ? 0 : lanes.groups() * square), sums(lanes.groups() * features);
             double* shared = out.by_chain ? nullptr : out.slopes + number * square;
             each(lanes.groups(), c.threads, [&](std::int64_t group) {
-                lanes.posterior(group, out, out.by_chain ? nullptr : &sums[group * square], nullptr);
+                lanes.posterior(group, out, out.by_chain ? nullptr : &slopes[group * square],
+                                sums.data() + group * features);
             });
-            for (std::size_t x = 0; x < sums.size(); ++x) shared[x % square] += sums[x];
+            for (std::size_t x = 0; x < slopes.size(); ++x) shared[x % square] += slopes[x];
+            for (std::size_t x = 0; x < sums.size(); ++x) out.sums[x % features] += sums[x];
             left = lanes.finish(out.total, true, &out, shared);
         }
+        if (c.observed && !left.empty()) return false;
         const std::size_t step = std::max<std::size_t>(1, (left.size() + SHARES - 1) / SHARES);
         for (std::size_t low = 0; low < left.size(); low += step)
             shares.push_back({number, Numbers(left.begin() + low, left.begin() + std::min(low + step, left.size())), {}});
@@ -262,21 +267,7 @@ void posterior(const Chains& c, const Posterior& out) {
     });
     for (const Share& share : shares)
         for (std::size_t x = 0; x < share.slopes.size(); ++x) out.slopes[share.matrix * size + x] += share.slopes[x];
-}
-
-// Expected statistics of observed chains with one matrix; false, and of no use, where some chain has to go another way.
-bool expected(const Chains& c, const Posterior& out) {
-    const std::int64_t square = c.states * c.states, size = c.states * c.observed->features * c.observed->codes;
-    Numbers rows(c.count);
-    for (std::int64_t row = 0; row < c.count; ++row) rows[row] = row;
-    InLanes lanes(c, rows, c.transition);
-    lanes.keep_pieces();
-    std::vector<double> slopes(lanes.groups() * square), sums(lanes.groups() * size);
-    each(lanes.groups(), c.threads,
-         [&](std::int64_t group) { lanes.posterior(group, out, &slopes[group * square], &sums[group * size]); });
-    for (std::size_t x = 0; x < slopes.size(); ++x) out.slopes[x % square] += slopes[x];
-    for (std::size_t x = 0; x < sums.size(); ++x) out.sums[x % size] += sums[x];
-    return lanes.finish(out.total, true, &out, out.slopes).empty();
+    return true;
 }
 
 void filter(const Chains& c, double* states, double* steps, double* total) {
@@ -355,6 +346,6 @@ void exponentials(double* x, std::int64_t size) {
 }
 
 extern const Kernels kernels;
-const Kernels kernels = {evidence, posterior, expected, filter, smooth, paths, draws, normal_scores, normal_sums, exponentials};
+const Kernels kernels = {evidence, posterior, filter, smooth, paths, draws, normal_scores, normal_sums, exponentials};
 
 }  // namespace LATENTVARS_ISA

@@ -52,6 +52,17 @@ const Build build = best();
 
 using Table = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
+void check_inside(const Chains& c, std::size_t steps, std::size_t laws) {
+    for (std::int64_t row = 0; row < c.count; ++row) {
+        const std::int64_t begin = c.begins[row], length = c.lengths[row];
+        const bool inside = begin >= 0 && length >= 1 && static_cast<std::size_t>(begin + length) <= steps &&
+                            static_cast<std::size_t>(c.initial_of[row]) < laws &&
+                            c.transition_of[row] >= 0 && c.transition_of[row] < c.matrices &&
+                            (c.moves == 1 || length - 1 <= c.moves);
+        if (!inside) throw std::invalid_argument("chain " + std::to_string(row) + " lies outside its table");
+    }
+}
+
 // Chains whose arrays stay alive as long as they do.
 struct Given {
     In<double> initial, transition;
@@ -84,27 +95,22 @@ struct Given {
             chains.narrow = static_cast<const float*>(emission.data());
         else
             throw std::invalid_argument("log emission: float64 or float32 is needed");
-        for (std::size_t row = 0; row < count; ++row) {
-            const std::int64_t begin = chains.begins[row], length = chains.lengths[row];
-            const bool inside = begin >= 0 && length >= 1 && static_cast<std::size_t>(begin + length) <= steps &&
-                                static_cast<std::size_t>(chains.initial_of[row]) < initial.shape(0) &&
-                                static_cast<std::size_t>(chains.transition_of[row]) < transition.shape(0) &&
-                                (chains.moves == 1 || length - 1 <= chains.moves);
-            if (!inside) throw std::invalid_argument("chain " + std::to_string(row) + " lies outside its table");
-        }
+        check_inside(chains, steps, initial.shape(0));
     }
 };
 
-// Chains with one law each, whose emissions are worked out of what was observed.
+// The same with one law, whose emissions are worked out of what was observed.
 struct Observed {
-    Chains chains{};
+    In<double> values, centre, natural, initial, transition;
+    In<std::int64_t> begins, lengths;
+    std::vector<std::int64_t> first;  // all chains have the first law
     Observations observations{};
-    std::vector<std::int64_t> none;
+    Chains chains{};
 
-    Observed(int form, const In<double>& values, const In<double>& centre, const In<double>& natural,
-             const In<double>& initial, const In<double>& transition, const In<std::int64_t>& begins,
-             const In<std::int64_t>& lengths, int threads)
-        : none(lengths.size(), 0) {
+    Observed(int form, In<double> values, In<double> centre, In<double> natural, In<double> initial,
+             In<double> transition, In<std::int64_t> begins, In<std::int64_t> lengths, int threads)
+        : values(values), centre(centre), natural(natural), initial(initial), transition(transition), begins(begins),
+          lengths(lengths), first(lengths.size(), 0) {
         if (values.ndim() != 2 || natural.ndim() != 2 || form < 1 || form > 7)
             throw std::invalid_argument("needed: values [M, D], natural [K, F], a form from 1 to 7");
         const bool codes = static_cast<Form>(form) == Form::codes;
@@ -117,23 +123,27 @@ struct Observed {
         needs(centre, "centre", {size});
         needs(transition, "transition", {states, states});
         needs(begins, "begins", {count});
-        for (std::size_t row = 0; row < count; ++row)
-            if (begins.data()[row] < 0 || lengths.data()[row] < 1 ||
-                static_cast<std::size_t>(begins.data()[row] + lengths.data()[row]) > values.shape(0))
-                throw std::invalid_argument("chain " + std::to_string(row) + " lies outside its table");
-        if (codes)
-            for (std::size_t row = 0; row < count; ++row)
-                for (const double *code = values.data() + begins.data()[row], *end = code + lengths.data()[row]; code < end; ++code)
-                    if (!(*code >= 0 && *code < static_cast<double>(natural.shape(0)) && *code == std::floor(*code)))
-                        throw std::invalid_argument("code " + std::to_string(*code) + " is none");
         observations = {static_cast<Form>(form), static_cast<std::int64_t>(size), static_cast<std::int64_t>(features),
                         codes ? static_cast<std::int64_t>(natural.shape(0)) : 1,
                         values.data(), centre.data(), natural.data()};
         chains.count = count, chains.states = states, chains.matrices = chains.moves = 1, chains.threads = threads;
-        chains.initial = initial.data(), chains.initial_of = none.data();
-        chains.transition = transition.data(), chains.transition_of = none.data();
+        chains.initial = initial.data(), chains.initial_of = first.data();
+        chains.transition = transition.data(), chains.transition_of = first.data();
         chains.begins = begins.data(), chains.lengths = lengths.data();
         chains.observed = &observations;
+        check_inside(chains, values.shape(0), 1);
+        if (codes) check_codes();
+    }
+    Observed(const Observed&) = delete;
+
+  private:
+    void check_codes() const {
+        for (std::int64_t row = 0; row < chains.count; ++row)
+            for (std::int64_t step = 0; step < chains.lengths[row]; ++step) {
+                const double code = observations.values[chains.begins[row] + step];
+                if (!(code >= 0 && code < static_cast<double>(observations.codes) && code == std::floor(code)))
+                    throw std::invalid_argument("code " + std::to_string(code) + " is none");
+            }
     }
 };
 
@@ -157,6 +167,9 @@ NB_MODULE(_core, m) {
 
     nb::class_<Given>(m, "Chains", "Chains in a table of steps")
         .def(nb::init<In<double>, In<std::int64_t>, In<double>, In<std::int64_t>, Table, In<std::int64_t>,
+                      In<std::int64_t>, int>());
+    nb::class_<Observed>(m, "Observed", "Chains with one law, and what was observed of them")
+        .def(nb::init<int, In<double>, In<double>, In<double>, In<double>, In<double>, In<std::int64_t>,
                       In<std::int64_t>, int>());
 
     m.def("evidence", [](const Given& given, Out<double> total) {
@@ -187,31 +200,25 @@ NB_MODULE(_core, m) {
         build.kernels->posterior(c, out);
     });
 
-    m.def("observed_evidence", [](int form, In<double> values, In<double> centre, In<double> natural, In<double> initial,
-                                  In<double> transition, In<std::int64_t> begins, In<std::int64_t> lengths,
-                                  Out<double> total, int threads) {
-        const Observed given(form, values, centre, natural, initial, transition, begins, lengths, threads);
+    m.def("observed_evidence", [](const Observed& given, Out<double> total) {
         needs(total, "total", {static_cast<std::size_t>(given.chains.count)});
         nb::gil_scoped_release free;
         return build.kernels->evidence(given.chains, total.data());
     });
 
-    m.def("expected", [](int form, In<double> values, In<double> centre, In<double> natural, In<double> initial,
-                         In<double> transition, In<std::int64_t> begins, In<std::int64_t> lengths, In<double> weights,
-                         Out<double> total, Out<double> initial_slopes, Out<double> slopes, Out<double> sums,
-                         int threads) {
-        const Observed given(form, values, centre, natural, initial, transition, begins, lengths, threads);
+    m.def("expected", [](const Observed& given, In<double> weights, Out<double> total, Out<double> initial_slopes,
+                         Out<double> slopes, Out<double> sums) {
         const std::size_t count = given.chains.count, states = given.chains.states;
         needs(weights, "weights", {count});
         needs(total, "total", {count});
         needs(initial_slopes, "initial_slopes", {count, states});
         needs(slopes, "slopes", {states, states});
-        needs(sums, "sums", {natural.shape(0), natural.shape(1)});
+        needs(sums, "sums", {given.natural.shape(0), given.natural.shape(1)});
         if (latentvars::of_residuals(given.observations.form)) throw std::invalid_argument("sums are those of features");
         const Posterior out{weights.data(),        false,        total.data(), nullptr, nullptr,
                             initial_slopes.data(), slopes.data(), sums.data()};
         nb::gil_scoped_release free;
-        return build.kernels->expected(given.chains, out);
+        return build.kernels->posterior(given.chains, out);
     });
 
     m.def("filter", [](const Given& given, Out<double> states, Out<double> steps, Out<double> total) {

@@ -49,8 +49,7 @@ struct Normals {
 // One build of the kernels for each instruction set; the best that the processor has is taken at run time.
 struct Kernels {
     bool (*evidence)(const Chains&, double* total);
-    void (*posterior)(const Chains&, const Posterior&);
-    bool (*expected)(const Chains&, const Posterior&);
+    bool (*posterior)(const Chains&, const Posterior&);
     void (*filter)(const Chains&, double* states, double* steps, double* total);
     void (*smooth)(const Chains&, const double* states, const double* steps, const double* total, double* probs,
                    double* log_ahead);

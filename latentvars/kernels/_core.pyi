@@ -17,6 +17,20 @@ class Chains:
         threads: int,
     ) -> None: ...
 
+class Observed:
+    def __init__(
+        self,
+        form: int,
+        values: np.ndarray,
+        centre: np.ndarray,
+        natural: np.ndarray,
+        initial: np.ndarray,
+        transition: np.ndarray,
+        begins: np.ndarray,
+        lengths: np.ndarray,
+        threads: int,
+    ) -> None: ...
+
 def evidence(chains: Chains, total: np.ndarray) -> None: ...
 def posterior(
     chains: Chains,
@@ -27,33 +41,14 @@ def posterior(
     initial_slopes: np.ndarray,
     slopes: np.ndarray,
 ) -> None: ...
-def observed_evidence(
-    form: int,
-    values: np.ndarray,
-    centre: np.ndarray,
-    natural: np.ndarray,
-    initial: np.ndarray,
-    transition: np.ndarray,
-    begins: np.ndarray,
-    lengths: np.ndarray,
-    total: np.ndarray,
-    threads: int,
-) -> bool: ...
+def observed_evidence(chains: Observed, total: np.ndarray) -> bool: ...
 def expected(
-    form: int,
-    values: np.ndarray,
-    centre: np.ndarray,
-    natural: np.ndarray,
-    initial: np.ndarray,
-    transition: np.ndarray,
-    begins: np.ndarray,
-    lengths: np.ndarray,
+    chains: Observed,
     weights: np.ndarray,
     total: np.ndarray,
     initial_slopes: np.ndarray,
     slopes: np.ndarray,
     sums: np.ndarray,
-    threads: int,
 ) -> bool: ...
 def filter(chains: Chains, states: np.ndarray, steps: np.ndarray, total: np.ndarray) -> None: ...
 def smooth(

@@ -115,6 +115,21 @@ class Observed:
     begins: np.ndarray
     lengths: np.ndarray
 
+    @property
+    def compiled(self) -> _core.Observed:
+        """As the core reads them: the arrays themselves, not copies."""
+        return _core.Observed(
+            int(self.form),
+            self.values,
+            self.centre,
+            self.natural,
+            self.initial,
+            self.transition,
+            self.begins,
+            self.lengths,
+            torch.get_num_threads(),
+        )
+
 
 @dataclass(frozen=True)
 class Expectation:
@@ -137,19 +152,7 @@ def observed_evidence(of: Observed) -> np.ndarray | None:
     """log p(x_1..T), nats, ``[N]``, without a table of densities; None where some chain would lose precision in lanes:
     :func:`evidence` knows other ways."""
     total = np.zeros(len(of.lengths))
-    fine = _core.observed_evidence(
-        int(of.form),
-        of.values,
-        of.centre,
-        of.natural,
-        of.initial,
-        of.transition,
-        of.begins,
-        of.lengths,
-        total,
-        torch.get_num_threads(),
-    )
-    return total if fine else None
+    return total if _core.observed_evidence(of.compiled, total) else None
 
 
 def expected(of: Observed, weights: np.ndarray) -> Expectation | None:
@@ -161,22 +164,7 @@ def expected(of: Observed, weights: np.ndarray) -> Expectation | None:
     found = Expectation(
         np.zeros(count), np.zeros((count, states)), np.zeros((states, states)), np.zeros(of.natural.shape)
     )
-    fine = _core.expected(
-        int(of.form),
-        of.values,
-        of.centre,
-        of.natural,
-        of.initial,
-        of.transition,
-        of.begins,
-        of.lengths,
-        weights,
-        found.total,
-        found.initial_slopes,
-        found.slopes,
-        found.sums,
-        torch.get_num_threads(),
-    )
+    fine = _core.expected(of.compiled, weights, found.total, found.initial_slopes, found.slopes, found.sums)
     return found if fine else None
 
 
