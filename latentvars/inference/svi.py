@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -308,8 +309,8 @@ def ascend(
 ) -> None:
     """One step of the optimiser along the gradient per row."""
     trained = {p: found for p, found in zip(parameters.values(), total.gradients, strict=True) if found is not None}
-    negative, divided = (getattr(torch, name) for name in ("_foreach_neg", "_foreach_div"))
-    along = dict(zip(trained, divided(negative(list(trained.values())), float(total.rows)), strict=True))
+    divided: Any = vars(torch)["_foreach_div"]
+    along = dict(zip(trained, divided(list(trained.values()), -float(total.rows)), strict=True))
     if clip is None and schedule is None and stepped(optimizer, along):
         return
     for parameter in parameters.values():

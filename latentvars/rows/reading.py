@@ -113,6 +113,8 @@ def share(array: np.ndarray) -> Tensor:
         array = np.ascontiguousarray(array)
     if array.ctypes.data % ALIGNMENT and array.nbytes <= SMALL:
         return torch.tensor(array)
+    if array.flags.writeable:
+        return torch.from_numpy(array)
     with warnings.catch_warnings():  # torch warns of read-only arrays; latentvars never writes to rows
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

@@ -360,7 +360,9 @@ class Rows:
             valid = torch.arange(longest) < lengths[:, None] if self.observed is not None or self.known else None
 
         def pick(value: Tensor) -> Tensor:
-            if where is not None:
+            if where is not None and where.dim() == 1 and isinstance(value, Tensor):
+                value = value.index_select(0, where)
+            elif where is not None:
                 value = value[where]
             elif lengths is not None:
                 value = value.unflatten(0, (len(lengths), -1))
