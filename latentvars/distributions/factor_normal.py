@@ -9,19 +9,16 @@ import torch
 from pyro.distributions import MultivariateNormal, TorchDistribution, constraints
 from torch import Size, Tensor
 
-from latentvars.distributions.normal_blocks import LOG_TWO_PI
+from latentvars.distributions.normal_blocks import LOG_TWO_PI, is_recorded
+from latentvars.distributions.operators import is_plain, needs_derivatives
 from latentvars.distributions.shapes import check_count, check_expand, join_batch_shapes
 
+BLOCK = 1_024  # rows whose intermediate results stay near the processor
 
-def whitened(loadings: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """W / σ ``[..., D, L]`` and the lower factor of I + (W/σ)ᵀ(W/σ), the precision of z given x.
 
-    Args:
-        loadings: W ``[..., D, L]``.
-        scale: σ ``[..., D]`` or ``[..., 1]``.
-    """
-    white = loadings / scale[..., None]
-    return white, _factor(white.mT @ white)
+def holds_numbers(*values: Tensor) -> bool:
+    """Whether nothing records or differentiates what is done with some values."""
+    return all(map(is_plain, values)) and not needs_derivatives(*values) and not is_recorded()
 
 
 def _factor(squares: Tensor) -> Tensor:
@@ -121,27 +118,39 @@ class FactorNormal(TorchDistribution):
 
     def _whitened(self, seen: Tensor | None) -> tuple[Tensor, Tensor]:
         """W / σ ``[..., D, L]`` and the lower factor of I + (W/σ)ᵀ(W/σ), the precision of z given what is observed."""
-        if seen is None:
-            return whitened(self.loadings, self.noise)
         white = self.loadings / self.noise[..., None]
+        if seen is None:
+            return white, _factor(white.mT @ white)
         squares = (white[..., :, None] * white[..., None, :]).flatten(-2)
         return white, _factor(self._along(seen, squares).unflatten(-1, (white.shape[-1], white.shape[-1])))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(x), nats, ``[...]``, by the L × L precision of z (Woodbury's identity)."""
-        residual, seen = self._read(value)
-        white, factor = self._whitened(seen)
-        along = self._along(residual, white)
-        if seen is None:
-            eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-            along = self._along(along, torch.linalg.solve_triangular(factor, eye, upper=False).mT)
+        if self.gaps:
+            found = self._with_gaps(value)
+        elif self.loc.dim() == self.noise.dim() == 1 and value.dim() == 2 and holds_numbers(value, self.loadings):
+            found = torch.cat([self._without_gaps(part) for part in value.split(BLOCK)])
         else:
-            along = torch.linalg.solve_triangular(factor, along[..., None], upper=False)[..., 0]
-        seen = torch.ones_like(self.noise).expand(self._width()) if seen is None else seen
+            found = self._without_gaps(value)
+        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+
+    def _without_gaps(self, value: Tensor) -> Tensor:
+        residual, _ = self._read(value)
+        white, factor = self._whitened(None)
+        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        along = self._along(residual, white @ torch.linalg.solve_triangular(factor, eye, upper=False).mT)
+        distance = torch.linalg.vecdot(residual, residual) - torch.linalg.vecdot(along, along)
+        log_det = self.noise.log().expand(self._width()).sum(-1) + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return -0.5 * (distance + self.event_shape[0] * LOG_TWO_PI) - log_det
+
+    def _with_gaps(self, value: Tensor) -> Tensor:
+        residual, seen = self._read(value)
+        assert seen is not None
+        white, factor = self._whitened(seen)
+        along = torch.linalg.solve_triangular(factor, self._along(residual, white)[..., None], upper=False)[..., 0]
         log_det = (seen * self.noise.log()).sum(-1) + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         distance = torch.linalg.vecdot(residual, residual) - along.square().sum(-1)
-        found = -0.5 * (seen.sum(-1) * LOG_TWO_PI + distance) - log_det
-        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+        return -0.5 * (seen.sum(-1) * LOG_TWO_PI + distance) - log_det
 
     def _width(self) -> Size:
         """The shape of σ with all its features."""

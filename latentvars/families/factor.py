@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
@@ -11,7 +13,7 @@ from torch.distributions.constraints import Constraint
 
 from latentvars.contract import Factor
 from latentvars.distributions import FactorNormal
-from latentvars.distributions.factor_normal import whitened
+from latentvars.distributions.factor_normal import holds_numbers
 from latentvars.errors import SupportError
 from latentvars.families.base import Arguments, Family, MStep, Reference, Statistics
 from latentvars.families.normal import LOG_TWO_PI, MultivariateNormalFamily, scatter
@@ -46,17 +48,15 @@ class FactorNormalFamily(Family):
 
     def log_likelihood(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Tensor:
         squares = scatter(arguments["loc"] - reference.centre, statistics)
-        scale = _scale(arguments)
-        white, factor = whitened(arguments["loadings"], scale)
+        xp, squares, loadings, scale = _arrays(squares, arguments["loadings"], _scale(arguments))
+        white, precision = _whitened(xp, loadings, scale)
+        along = xp.linalg.solve(xp.linalg.cholesky(precision), white.mT)
         squares = squares / (scale[..., :, None] * scale[..., None, :])
-        along = torch.linalg.solve_triangular(factor, white.mT, upper=False)
-        distance = squares.diagonal(dim1=-2, dim2=-1).sum(-1) - (along @ squares @ along.mT).diagonal(
-            dim1=-2, dim2=-1
-        ).sum(-1)
+        distance = _trace(xp, squares) - ((along @ squares) * along).sum(-1).sum(-1)
         size = white.shape[-2]
-        log_det = 2 * scale.expand(*scale.shape[:-1], size).log().sum(-1)
-        log_det = log_det + 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return -0.5 * (statistics["weight"] * (size * LOG_TWO_PI + log_det) + distance).sum()
+        log_det = 2 * size * xp.log(scale).mean(-1) + xp.linalg.slogdet(precision)[1]
+        total = torch.as_tensor(size * LOG_TWO_PI + log_det) * statistics["weight"] + torch.as_tensor(distance)
+        return -0.5 * total.sum()
 
     def maximise(self, step: MStep, reference: Reference) -> Tensor:
         if step.selection.blocks != step.target.numel():
@@ -101,23 +101,43 @@ def _flat(value: Tensor, target: Size, events: int) -> Tensor:
 def _loadings(covariance: Tensor, scale: Tensor, factors: int) -> Tensor:
     """The loadings of greatest likelihood given the noise, ``[B, D, L]``: of the covariance in units of the noise, the
     first L principal axes with variances less one (Lawley & Maxwell 1971, eq. 4.11)."""
-    scale = scale.expand(*scale.shape[:-1], covariance.shape[-1])
-    values, vectors = torch.linalg.eigh(covariance / (scale[..., :, None] * scale[..., None, :]))
-    values, vectors = values[..., -factors:].flip(-1), vectors[..., -factors:].flip(-1)
-    sign = torch.where(vectors.sum(-2, keepdim=True) < 0, -1.0, 1.0)  # one of the two: the same in every run
-    return scale[..., None] * vectors * sign * (values - 1).clamp(min=0).sqrt()[..., None, :]
+    xp, covariance, scale = _arrays(covariance, scale.expand(*scale.shape[:-1], covariance.shape[-1]))
+    values, vectors = xp.linalg.eigh(covariance / (scale[..., :, None] * scale[..., None, :]))
+    values, vectors = xp.flip(values[..., -factors:], (-1,)), xp.flip(vectors[..., -factors:], (-1,))
+    sign = xp.where(vectors.sum(-2)[..., None, :] < 0, -1.0, 1.0)  # one of the two: the same in every run
+    return torch.as_tensor(scale[..., None] * vectors * sign * xp.sqrt(xp.clip(values - 1, 0, None))[..., None, :])
 
 
 def _noise(covariance: Tensor, loadings: Tensor, scale: Tensor) -> Tensor:
     """Variances of the noise after an M-step given loadings, ``[B, D]`` (Rubin & Thayer 1982, eq. 7)."""
-    white, factor = whitened(loadings, scale)
-    inverse = torch.cholesky_inverse(factor)
+    xp, covariance, loadings, scale = _arrays(covariance, loadings, scale)
+    white, precision = _whitened(xp, loadings, scale)
+    inverse = xp.linalg.inv(precision)
     regression = inverse @ (white / scale[..., None]).mT  # E[z | x] = regression (x − μ)
     cross = covariance @ regression.mT
     second = inverse + regression @ cross
-    return (covariance.diagonal(dim1=-2, dim2=-1) - 2 * (cross * loadings).sum(-1)) + (
-        loadings @ second * loadings
-    ).sum(-1)
+    explained = 2 * cross - loadings @ second
+    return torch.as_tensor(xp.einsum("...ii->...i", covariance) - (explained * loadings).sum(-1))
+
+
+def _whitened(xp: Any, loadings: Any, scale: Any) -> tuple[Any, Any]:
+    """W / σ ``[..., D, L]`` and I + (W/σ)ᵀ(W/σ), the precision of z given x."""
+    white = loadings / scale[..., None]
+    return white, white.mT @ white + xp.eye(loadings.shape[-1], dtype=loadings.dtype, device=loadings.device)
+
+
+def _trace(xp: Any, matrices: Any) -> Any:
+    return xp.einsum("...ii->...", matrices)
+
+
+def _arrays(*values: Tensor) -> tuple[Any, ...]:
+    """numpy with arrays over the same memory where the tensors just hold numbers, else torch with the tensors.
+
+    To dispatch an operation on a few numbers takes torch several times what numpy takes.
+    """
+    if holds_numbers(*values):
+        return np, *(value.numpy() for value in values)
+    return torch, *values
 
 
 def factor_families() -> dict[type[TorchDistribution], Family]:
