@@ -16,6 +16,7 @@ from sklearn.mixture import GaussianMixture as ScikitMixture
 from latentvars.contract import LatentModel
 from latentvars.distributions import flat
 from latentvars.errors import DataError, KindError, MissingDataError, NameUnknownError, SettingError, ShapeError
+from latentvars.inference import EM, fit
 from latentvars.models import GaussianMixture, Mixture, emissions
 from latentvars.program import Program
 from latentvars.rows import Batch, Rows
@@ -47,6 +48,20 @@ def test_the_score_of_a_converted_mixture_is_scikit_learns(form: str, columns: i
 def test_degrees_of_freedom_are_scikit_learns(form: str) -> None:
     model, _ = GaussianMixture.from_sklearn(scikit(form))
     assert Program.of(model, Rows(IRIS)).space.size == scikit(form)._n_parameters()
+
+
+@pytest.mark.parametrize("form", ["full", "tied"])
+def test_mixtures_of_many_features_end_where_scikit_learns_do(form: str) -> None:
+    """Starting values of covariances without a prior are drawn; with 27 features and more they were singular."""
+    noise = np.random.default_rng(0)
+    x = noise.normal(size=(2_000, 60)) @ (np.eye(60) + 0.1 * noise.normal(size=(60, 60)))
+    x[:800] += 1.0
+    theirs = ScikitMixture(2, covariance_type=form, tol=1e-10, max_iter=2_000, reg_covar=0, random_state=0).fit(x)
+    _, point = GaussianMixture.from_sklearn(theirs)
+    found = fit(GaussianMixture(2, covariance=form), x, EM(), start=point, progress=False)
+    assert found.log_likelihood / len(x) == pytest.approx(theirs.score(x), abs=1e-7)
+    drawn = flat((3, 200, 200), constraints.positive_definite).sample()
+    assert float(torch.linalg.cond(drawn).max()) < 1e4
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -8,12 +8,13 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
 
-from latentvars.distributions.bijection import bijection
+from latentvars.distributions.bijection import base_support, bijection
 from latentvars.distributions.ordering import OrderedBy
 from latentvars.distributions.shapes import check_expand
 from latentvars.errors import SettingError, ShapeError
 
 _START = 2.0
+LARGE = 4  # rows of a matrix
 
 
 @final
@@ -69,7 +70,13 @@ class Flat(TorchDistribution):
             transform: Any = bijection(self._support)
             shape = Size(sample_shape) + self.batch_shape + self.event_shape
             unconstrained = torch.empty(transform.inverse_shape(shape)).uniform_(-_START, _START)
-            return transform(unconstrained)
+            return transform(_within(self._support, shape) * unconstrained)
+
+
+def _within(support: Any, shape: Size) -> float:
+    """What keeps starts of matrices in hand: triangular ones of D rows with entries of about one have condition numbers
+    that grow as 2^D (Viswanath & Trefethen 1998), with entries of about 1/√D they do not."""
+    return shape[-1] ** -0.5 if base_support(support).event_dim == 2 and shape[-1] > LARGE else 1.0
 
 
 def flat(shape: tuple[int, ...] = (), support: constraints.Constraint = constraints.real) -> Flat:
