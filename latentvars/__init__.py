@@ -7,6 +7,7 @@ from latentvars import models
 from latentvars.distributions import flat, ordered
 from latentvars.inference import (
     EM,
+    NUTS,
     SVI,
     AnyOf,
     Capture,
@@ -59,6 +60,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EM",
+    "NUTS",
     "SVI",
     "AnyOf",
     "Batch",

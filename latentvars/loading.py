@@ -23,6 +23,7 @@ from latentvars.inference.fit import Fit, prepared
 from latentvars.inference.guides import Guide
 from latentvars.inference.optima import Optima
 from latentvars.inference.posteriors import PointMass, Variational
+from latentvars.inference.sampling import Draws
 from latentvars.inference.stopping import Status
 from latentvars.models import emissions
 from latentvars.posterior.shared import shared_posterior
@@ -192,8 +193,10 @@ def _globals(
     stored = {name.removeprefix("globals."): value for name, value in tensors.items() if name.startswith("globals.")}
     if saved["class"] == PointMass.__name__:
         return PointMass({name: stored[name] for name in program.space.names})
+    if saved["class"] == Draws.__name__:
+        return Draws.rebuilt(program.space, stored)  # type: ignore[return-value]  (its point is a cached property)
     if saved["class"] != Variational.__name__:
-        raise StorageError(f"globals known as {saved['class']}", "a point or a guide", "upgrade latentvars")
+        raise StorageError(f"globals known as {saved['class']}", "a point, a guide or draws", "upgrade latentvars")
     settings = copy.deepcopy(guide) if guide is not None else _optional(saved["guide"], tensors, known)
     if settings is None:
         raise StorageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,25 +25,43 @@ def from_cpp(graph: GraphModule, *examples: Tensor) -> Callable[..., Any]:
             warnings.simplefilter("ignore")
             traced: Any = torch.jit.trace(graph.eval(), examples, check_trace=False)
             frozen = torch.jit.freeze(traced, optimize_numerics=False)
-        called = _AsWritten(torch._C._get_graph_executor_optimize, torch._C._set_graph_executor_optimize, frozen)
+        called = _AsWritten(frozen)
         called(*examples)
     except (RuntimeError, NotImplementedError, AttributeError, TypeError):
         return graph.forward
     return called
 
 
+class _Executor:
+    """Torch's executor of graphs, which would merge matrix products: that rounds otherwise. One switch serves all
+    threads of a process, so that it stays off until the last of the graphs that run has ended."""
+
+    def __init__(self) -> None:
+        self.lock, self.running, self.before = threading.Lock(), 0, True
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.running:
+                self.before = torch._C._get_graph_executor_optimize()
+                torch._C._set_graph_executor_optimize(False)
+            self.running += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.running -= 1
+            if not self.running:
+                torch._C._set_graph_executor_optimize(self.before)
+
+
+EXECUTOR = _Executor()
+
+
 @dataclass(frozen=True)
 class _AsWritten:
-    """Operations as they stand: torch's executor would merge matrix products, which rounds otherwise."""
+    """Operations as they stand."""
 
-    optimizes: Callable[[], bool]
-    set_optimizing: Callable[[bool], None]
     code: Callable[..., Any]
 
     def __call__(self, *arguments: Tensor) -> Any:
-        before = self.optimizes()
-        self.set_optimizing(False)
-        try:
+        with EXECUTOR:
             return self.code(*arguments)
-        finally:
-            self.set_optimizing(before)

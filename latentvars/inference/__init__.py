@@ -10,6 +10,7 @@ from latentvars.inference.guide_steps import GuideSteps
 from latentvars.inference.guides import Custom, Delta, FullRank, LowRank, MeanField
 from latentvars.inference.monte_carlo_em import MonteCarloEM
 from latentvars.inference.online_em import OnlineEM
+from latentvars.inference.sampling import NUTS
 from latentvars.inference.snapshots import Checkpoint
 from latentvars.inference.stopping import AnyOf, Never, Plateau, Status, TimeLimit, Tolerance
 from latentvars.inference.svi import SVI
@@ -18,6 +19,7 @@ from latentvars.inference.variational_em import VariationalEM
 
 __all__ = [
     "EM",
+    "NUTS",
     "SVI",
     "AnyOf",
     "Capture",

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -21,6 +18,7 @@ from latentvars.errors import NumericalError
 from latentvars.inference.algorithm import Algorithm
 from latentvars.inference.backend import Word
 from latentvars.inference.fit import Fit
+from latentvars.inference.interruption import Interruption
 from latentvars.inference.keeping import Checkpoint, Checkpoints, attach
 from latentvars.inference.optima import Optima
 from latentvars.inference.snapshots import Snapshots
@@ -243,25 +241,3 @@ def grouped(batches: Iterable[Batch], size: int) -> Iterator[Iterable[Batch]]:
 def _train(program: Program, on: bool) -> None:
     for module in model_modules(program.model).values():
         module.train(on)
-
-
-class Interruption:
-    """Ctrl-C asks the run to end after the current update; a second one raises at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
-
-    def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)

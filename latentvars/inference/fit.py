@@ -23,6 +23,7 @@ from latentvars.inference.degenerate import empty
 from latentvars.inference.extent import Extent
 from latentvars.inference.optima import Optima
 from latentvars.inference.posteriors import PointMass
+from latentvars.inference.sampling import NUTS, Draws
 from latentvars.inference.saving import described, save, save_snapshot
 from latentvars.inference.scoring import row_scores, total_score
 from latentvars.inference.stopping import Status
@@ -30,6 +31,7 @@ from latentvars.inference.whole import Whole
 from latentvars.posterior import LatentPosterior
 from latentvars.posterior.datatree import Knowledge, datatree
 from latentvars.posterior.imputation import impute
+from latentvars.posterior.latent_draws import latent_draws
 from latentvars.posterior.shared import SharedPosterior, shared_posterior
 from latentvars.posterior.standard_errors import Kind, StandardErrors, Weights, standard_errors
 from latentvars.posterior.summary import summary
@@ -40,6 +42,8 @@ from latentvars.rows import Rows, Schema
 if TYPE_CHECKING:
     import pandas
     import xarray as xr
+
+DRAWS = 1_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +69,7 @@ class Fit:
 
     program: Program
     rows: Rows
-    algorithm: Algorithm | None
+    algorithm: Algorithm | NUTS | None
     globals: GlobalsPosterior
     status: Status
     history: np.ndarray = field(repr=False)
@@ -81,7 +85,7 @@ class Fit:
     def of(
         program: Program,
         rows: Rows,
-        algorithm: Algorithm | None,
+        algorithm: Algorithm | NUTS | None,
         posterior: GlobalsPosterior,
         *,
         status: Status,
@@ -140,7 +144,7 @@ class Fit:
     @property
     def collapsed(self) -> tuple[str, ...]:
         """Elements of globals at the variance floor, as ``covariance[2]``: a spurious optimum; () for a loaded fit."""
-        if self.algorithm is None or self.state is None:
+        if self.algorithm is None or self.state is None or isinstance(self.algorithm, NUTS):
             return ()
         return tuple(self.algorithm.collapsed(self.state))
 
@@ -221,6 +225,30 @@ class Fit:
                 found.setdefault(name, []).append(belief)
         return LatentPosterior(found, tuple(rows.names), rows.lengths)
 
+    def draw_latents(self, data: Any = None, draws: int = 100, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Joint draws of globals and locals: of the locals of each row, given each of some draws of the globals.
+
+        Discrete locals are exact posterior draws (whole paths of a chain), continuous ones those of the model's guide.
+
+        Args:
+            data: new rows; the rows of the fit by default.
+            draws: S; of a sampler as many of each chain, spread evenly over it.
+            seed: of the draws; None: that of the fit.
+
+        Returns:
+            Local site → ``[S, N, ...]``, −1 beyond the length of a chain; empty where the model has no locals.
+
+        Raises:
+            SettingError: fewer than one draw.
+            KindError: rows that stay in their files.
+        """
+        if draws < 1:
+            raise SettingError(f"draws={draws}", "at least one draw", "write draws=100")
+        rows = self.rows if data is None else self.conform(data)
+        seed = self.seed if seed is None else seed
+        values, _ = self.globals.draws(draws, derive(seed, 13))
+        return latent_draws(self.program, rows, values, derive(seed, 14))
+
     def latents(self, data: Any = None, *, numbers: int = 2**20) -> Iterator[LatentPosterior]:
         """The beliefs of :meth:`latent` in parts, in the order of the rows: for data that stay in their files.
 
@@ -273,28 +301,30 @@ class Fit:
         return rows
 
     def to_datatree(
-        self, draws: int = 1_000, *, seed: int | None = None, predictive: bool | int = True, latents: bool = True
+        self, draws: int | None = None, *, seed: int | None = None, predictive: bool | int = True, latents: bool = True
     ) -> xr.DataTree:
         """Everything that ArviZ reads, with named axes, as an xarray DataTree.
 
-        Groups: ``posterior`` (draws of the globals as ``(chain=1, draw)``) with ``sample_stats`` (``lp``, ``log_q``),
+        Groups: ``posterior`` (draws of the globals as ``(chain, draw)``) with ``sample_stats`` (``lp``, ``log_q`` of a
+        guide; of a sampler ``energy``, ``diverging``, ``tree_depth``, ``step_size``, ``n_steps``, ``acceptance_rate``),
         or ``point_estimate`` where the globals are a point; ``log_likelihood`` (each row with its locals removed, not
         weighted); ``posterior_predictive`` (new rows, their locals drawn from the model given the globals);
         ``observed_data``; ``constant_data`` (covariates, weights, lengths); ``latent_mean``; ``optimization``.
 
         Args:
-            draws: of the globals, and of new data at a point.
+            draws: of the globals, and of new data at a point; None: 1,000, or all those of a sampler.
             seed: of the draws; None: that of the fit.
             predictive: draws of new data, spread evenly over those of the globals; True: as many as ``draws``, or
                 as give 20 million numbers where there are many rows; False: none.
             latents: whether to add posterior means of the locals, at the point.
         """
         seed = self.seed if seed is None else seed
+        known = self._known(draws, seed)
         return datatree(
-            self._known(draws, seed),
+            known,
             history=self.history,
             latent=self.latent() if latents else None,
-            draws=draws,
+            draws=draws or known.size or DRAWS,
             predictive=None if predictive is True else int(predictive),
             seed=seed,
             attributes=described(self),
@@ -302,7 +332,7 @@ class Fit:
 
     def summary(
         self,
-        draws: int = 1_000,
+        draws: int | None = None,
         *,
         seed: int | None = None,
         probability: float = 0.89,
@@ -312,6 +342,7 @@ class Fit:
         """A table with one line for each number of each global, as ``loc[0, height]``.
 
         Columns: ``mean``, ``sd`` and an interval (equal tails or highest density) of draws of the globals. Where they
+        come from two chains or more, also ``ess_bulk``, ``ess_tail``, ``r_hat`` and Monte Carlo errors; where they
         are a point: its ``estimate``, and (unless ``errors`` is None, or there is no exact log-likelihood) ``sd``, its
         standard error, and the confidence interval ``ci89_lb``, ``ci89_ub``, as :meth:`standard_errors`.
         """
@@ -390,17 +421,21 @@ class Fit:
         """Write what is needed to go on from here; see :class:`latentvars.Checkpoint`."""
         return save_snapshot(self, path, digest)
 
-    def _known(self, draws: int, seed: int) -> Knowledge:
-        if draws < 1:
+    def _known(self, draws: int | None, seed: int) -> Knowledge:
+        if draws is not None and draws < 1:
             raise SettingError(f"draws={draws}", "at least one draw", "write draws=1000")
+        sampled = self.globals if isinstance(self.globals, Draws) else None
+        draws = draws or (DRAWS if sampled is None else sampled.size)
         values, log_q = self.globals.draws(draws, derive(seed, 11))
         return Knowledge(
             self.program,
             self.rows,
             self.point,
             self.row_log_likelihood,
-            None if log_q is None else values,
+            None if isinstance(self.globals, PointMass) else values,
             log_q,
+            1 if sampled is None else sampled.chains,
+            {} if sampled is None else sampled.statistics(draws),
         )
 
     def explain(self) -> str:
@@ -442,6 +477,7 @@ class Fit:
         notes = getattr(self.algorithm, "notes", None)
         if notes is not None and self.state is not None:
             lines += [f"  {note}" for note in notes(self.state)]
+        lines += [f"  {note}" for note in getattr(self.globals, "notes", ())]
         if self.shared is not None:
             mode = ", ".join(f"{name} = {value.tolist()}" for name, value in self.shared.mode.items())
             lines.append(f"  {mode} with probability {float(self.shared.probs.max()):.4f}")

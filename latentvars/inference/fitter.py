@@ -11,6 +11,7 @@ from latentvars.inference.algorithm import Algorithm
 from latentvars.inference.em import EM
 from latentvars.inference.fit import Fit
 from latentvars.inference.fitting import fit
+from latentvars.inference.sampling import NUTS
 from latentvars.starts import Start
 
 
@@ -32,7 +33,7 @@ class Fitter:
     """
 
     model: LatentModel
-    algorithm: Algorithm = field(default_factory=EM)
+    algorithm: Algorithm | NUTS = field(default_factory=EM)
     seed: int = 0
     progress: bool | None = False
     fixed: Mapping[str, Any] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,13 +19,16 @@ from latentvars.inference.em import EM
 from latentvars.inference.fit import Fit
 from latentvars.inference.posteriors import PointMass
 from latentvars.inference.restarts import Work, best_of_starts, sound_end
+from latentvars.inference.sampling import NUTS
+from latentvars.inference.sampling.nuts import check_drawable
 from latentvars.inference.saving import text
 from latentvars.inference.snapshots import Checkpoint
 from latentvars.inference.spreading import spread_starts
-from latentvars.inference.starting import starting_point
+from latentvars.inference.starting import check_interior, starting_point
 from latentvars.inference.stopping import Status
 from latentvars.inference.whole import Whole
 from latentvars.program import Program
+from latentvars.randomness import derive
 from latentvars.rows import Rows
 from latentvars.starts import Memberships, Start
 
@@ -32,7 +36,7 @@ from latentvars.starts import Memberships, Start
 def fit(
     model: LatentModel,
     data: Any,
-    algorithm: Algorithm | None = None,
+    algorithm: Algorithm | NUTS | None = None,
     *,
     seed: int = 0,
     start: Mapping[str, Any] | Start | None = None,
@@ -48,7 +52,7 @@ def fit(
     Args:
         model: any object with a Pyro ``model(rows)``; it is copied, never changed.
         data: :class:`latentvars.Rows`, or anything it accepts.
-        algorithm: ``lv.EM()`` by default; ``lv.SVI(...)``.
+        algorithm: ``lv.EM()`` by default; ``lv.SVI(...)``, ``lv.NUTS(...)``.
         seed: every random number of the run is derived from it; torch's global generator is left alone.
         start: constrained starting values for some or all globals; or a way to find them: ``lv.KMeansPlusPlus()`` (the
             default of built-in models), ``lv.RandomRows()``, ``lv.Hierarchical()``, ``lv.PriorDraws()`` (the default of
@@ -83,6 +87,9 @@ def fit(
     """
     algorithm = algorithm if algorithm is not None else EM()
     _check_kinds(algorithm, start, resume)
+    if isinstance(algorithm, NUTS):
+        _check_alone(resume, backend, checkpoint)
+        return _drawn(model, data, algorithm, seed, start, progress, Restrictions(fixed or {}, tied or {}))
     if resume is not None:
         if fixed is not None or tied is not None:
             raise SettingError(
@@ -101,6 +108,46 @@ def fit(
     if algorithm.restarts == 1:
         return sound_end(work, seed, start)
     return spread_starts(work, seed, start) if processes.spreads_starts else best_of_starts(work, seed, start)
+
+
+def _drawn(
+    model: LatentModel,
+    data: Any,
+    algorithm: NUTS,
+    seed: int,
+    start: Mapping[str, Any] | Start | None,
+    progress: bool | None,
+    known: Restrictions,
+) -> Fit:
+    """A fit whose globals are draws; each chain has a start of its own for what ``start`` leaves open."""
+    rows, program = bind(model, data, known)
+    check_drawable(program, rows)
+    starts = []
+    for chain in range(algorithm.chains):
+        own = seed if chain == 0 else derive(seed, 10, chain)
+        values = starting_point(program, rows, own, start)
+        check_interior(program.space, values)
+        starts.append(program.space.unconstrain(values))
+    began = time.monotonic()
+    draws, complete = algorithm.sample(program, rows, starts, seed, progress)
+    status, seconds = Status.DRAWN if complete else Status.INTERRUPTED, time.monotonic() - began
+    return Fit.of(program, rows, algorithm, draws, status=status, history=np.zeros(0), seed=seed, seconds=seconds)
+
+
+def _check_alone(*others: Any) -> None:
+    """Sampling goes in one go, in one process."""
+    for name, value, remedy in zip(
+        ("resume", "backend", "checkpoint"),
+        others,
+        (
+            "begin where the fit ended: start=fit.point",
+            "leave it out: chains run side by side anyway",
+            "leave it out, and save the fit that comes out",
+        ),
+        strict=True,
+    ):
+        if value is not None:
+            raise SettingError(f"lv.NUTS with {name}=", "a run in one go, in one process", remedy)
 
 
 def _check_agreed(whole: Whole, said: Any) -> None:
@@ -136,7 +183,7 @@ def _agreed_start(whole: Whole, start: Any) -> Any:
 
 def _check_kinds(algorithm: Any, start: Any, resume: Any) -> None:
     """The arguments are what their names say."""
-    if isinstance(algorithm, type) or not hasattr(algorithm, "contribution"):
+    if isinstance(algorithm, type) or not (hasattr(algorithm, "contribution") or isinstance(algorithm, NUTS)):
         name = algorithm.__name__ if isinstance(algorithm, type) else repr(algorithm)
         raise KindError(f"the algorithm {name}", "an algorithm with its settings", "write lv.EM() or lv.SVI()")
     if start is not None and (isinstance(start, type) or not (isinstance(start, Mapping) or hasattr(start, "again"))):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
 from latentvars.inference.optima import Optima
+from latentvars.inference.sampling import NUTS
 from latentvars.inference.stopping import Status
 from latentvars.posterior.datatree import provenance
 from latentvars.program import Program, model_modules
@@ -33,7 +34,7 @@ class Savable(Protocol):
     @property
     def rows(self) -> Rows: ...
     @property
-    def algorithm(self) -> Algorithm | None: ...
+    def algorithm(self) -> Algorithm | NUTS | None: ...
     @property
     def globals(self) -> GlobalsPosterior: ...
     @property

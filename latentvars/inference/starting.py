@@ -16,7 +16,7 @@ from latentvars.families import without_wrappers
 from latentvars.inference.grouped import start_of_groups
 from latentvars.posterior.alignment import labels_of, matching
 from latentvars.posterior.scales import entry_bounds
-from latentvars.program import Program
+from latentvars.program import GlobalSpace, Program
 from latentvars.randomness import derive, generator
 from latentvars.rows import Rows
 from latentvars.starts import PriorDraws, Start
@@ -167,6 +167,16 @@ def _best_prior_draw(
         raise failure
     best = candidates[-max(scores)[1]]
     return {name: best[name] for name in program.space.names}
+
+
+def check_interior(space: GlobalSpace, start: Mapping[str, Tensor]) -> None:
+    for site in space.sites:
+        if not bool(space.subset((site.name,)).unconstrain(start).isfinite().all()):
+            raise ModelError(
+                given=f"a start of {site.name!r} on the edge of its support: {start[site.name].flatten()[:5].tolist()}",
+                needed=f"values strictly inside {site.support}",
+                remedy="move zeros and bounds inwards in start=, or fit with lv.EM, which keeps zeros",
+            )
 
 
 def _check_start(program: Program, name: str, value: Tensor) -> None:

@@ -22,6 +22,7 @@ class Status(Enum):
     INTERRUPTED = "interrupted: this is the fit so far"
     FAILED = "broken off by an error: this is the fit before it"
     GIVEN = "made from given parameters, not fitted"
+    DRAWN = "drawn: every chain came to its end"
 
     @property
     def converged(self) -> bool:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentvars.errors import ModelError, NumericalError, SettingError, SupportError
+from latentvars.errors import NumericalError, SettingError, SupportError
 from latentvars.inference.algorithm import OneByOne, Problem, Screened
 from latentvars.inference.fused import fuse, stepped
 from latentvars.inference.guides import Delta, GlobalGuide, Guide, MeanField
 from latentvars.inference.posteriors import PointMass, Variational
 from latentvars.inference.settings import check_at_least
+from latentvars.inference.starting import check_interior
 from latentvars.inference.stopping import Plateau, Status, StopRule
 from latentvars.inference.svi_recorded import Capture, Recorded
 from latentvars.inference.svi_screening import ShortRuns, screen
@@ -190,7 +191,7 @@ class SVI:
         ModelError: a start on the edge of a support, from which no gradient leads away.
         """
         program = problem.program
-        _check_interior(program.space, problem.start)
+        check_interior(program.space, problem.start)
         guide = self.guide.build(program.space, problem.start, program.dtype)
         named = {f"guide.{name}": p for name, p in guide.named_parameters() if p.requires_grad}
         parameters = {**named, **model_parameters(program.model)}
@@ -320,16 +321,6 @@ def ascend(
     optimizer.step()
     if schedule is not None:
         schedule.step()
-
-
-def _check_interior(space: GlobalSpace, start: Mapping[str, Tensor]) -> None:
-    for site in space.sites:
-        if not bool(space.subset((site.name,)).unconstrain(start).isfinite().all()):
-            raise ModelError(
-                given=f"a start of {site.name!r} on the edge of its support: {start[site.name].flatten()[:5].tolist()}",
-                needed=f"values strictly inside {site.support}",
-                remedy="move zeros and bounds inwards in start=, or fit with lv.EM, which keeps zeros",
-            )
 
 
 def check_gradients(space: GlobalSpace, parameters: Iterable[str], total: Gradient, updates: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,11 @@ class Knowledge:
         rows: its data, N rows.
         point: one constrained value for each global.
         row_log_likelihood: ``[N]`` at the point, nats, not weighted.
-        draws: constrained draws of the globals ``[S, *shape]``, None where they are known as a point only.
+        draws: constrained draws of the globals ``[S, *shape]``, chain after chain; None where they are known as a point
+            only.
         log_q: log density of the draws under the distribution they are from, ``[S]``, nats.
+        chains: C, of S / C draws each.
+        stats: of the sampler at each draw, ``[C, S / C]``.
     """
 
     program: Program
@@ -44,6 +47,17 @@ class Knowledge:
     row_log_likelihood: Tensor
     draws: Mapping[str, Tensor] | None = None
     log_q: Tensor | None = None
+    chains: int = 1
+    stats: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Draws of the globals, S; 0 where they are a point."""
+        return 0 if self.draws is None else len(next(iter(self.draws.values())))
+
+    def by_chain(self, value: Tensor) -> np.ndarray:
+        """``[S, ...]`` → ``[C, S / C, ...]``."""
+        return _array(value.reshape(self.chains, -1, *value.shape[1:]))
 
     @property
     def axes(self) -> Axes:
@@ -120,7 +134,7 @@ def globals_group(known: Knowledge) -> xr.Dataset:
     """Draws of the globals ``(chain, draw, ...)``, or their point ``(...)``."""
     if known.draws is None:
         return known.axes.dataset({name: _array(value) for name, value in known.point.items()})
-    return known.axes.dataset({name: _array(value)[None] for name, value in known.draws.items()}, lead=LEAD)
+    return known.axes.dataset({name: known.by_chain(value) for name, value in known.draws.items()}, lead=LEAD)
 
 
 def _globals(known: Knowledge) -> dict[str, xr.Dataset]:
@@ -141,13 +155,14 @@ def _likelihood(known: Knowledge, axes: Axes, observations: Observations, seed: 
         scores = _array(known.row_log_likelihood)[None, None]
         return {"log_likelihood": axes.dataset({name: scores}, axes_of, LEAD, note)}
     prior, scores = draw_scores(known.program, known.rows, known.draws, derive(seed, 0))
-    density = {"lp": (prior + scores @ known.rows.weights.to(scores.dtype))[None].numpy()}
+    stats = {"lp": known.by_chain(prior + scores @ known.rows.weights.to(scores.dtype))}
     if known.log_q is not None:
-        density["log_q"] = _array(known.log_q)[None]
+        stats["log_q"] = known.by_chain(known.log_q)
+    stats |= {stat: _array(value) for stat, value in known.stats.items() if stat not in stats}
     about = {"lp": "log prior + weighted sum of the rows' log-likelihoods, nats", "log_q": "log density of the guide"}
     return {
-        "log_likelihood": axes.dataset({name: _array(scores)[None]}, axes_of, LEAD, note),
-        "sample_stats": axes.dataset(density, {"lp": (), "log_q": ()}, LEAD, {k: about[k] for k in density}),
+        "log_likelihood": axes.dataset({name: known.by_chain(scores)}, axes_of, LEAD, note),
+        "sample_stats": axes.dataset(stats, dict.fromkeys(stats, ()), LEAD, {k: about[k] for k in stats if k in about}),
     }
 
 
@@ -180,12 +195,14 @@ def _predictive(
     if known.draws is None:
         values, at = {name: value[None] for name, value in known.point.items()}, np.arange(size)
     else:
-        total = next(iter(known.draws.values())).shape[0]
-        size = min(size, total)
-        at = np.arange(size) * total // size
-        values = {name: value[torch.from_numpy(at)] for name, value in known.draws.items()}
+        each = known.size // known.chains
+        per_chain = min(max(1, size // known.chains), each)
+        at = np.arange(per_chain) * each // per_chain
+        places = torch.from_numpy((np.arange(known.chains)[:, None] * each + at).reshape(-1))
+        values, size = {name: value[places] for name, value in known.draws.items()}, len(places)
     drawn = predictions(known.program, known.rows, observations.layouts, values, size, derive(seed, 1))
-    arrays = {site: value[None] for site, value in drawn.items()}
+    chains = 1 if known.draws is None else known.chains
+    arrays = {site: value.reshape(chains, -1, *value.shape[1:]) for site, value in drawn.items()}
     labelled = axes.labelled({"draw": at})
     return {"posterior_predictive": labelled.dataset(arrays, _fitting(observations.names, arrays), LEAD)}
 

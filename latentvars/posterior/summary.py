@@ -30,7 +30,8 @@ def summary(
         errors: standard errors of a point.
 
     Returns:
-        ``mean``, ``sd`` and the interval where there are draws; else the ``estimate`` and, where ``errors`` are given,
+        ``mean``, ``sd`` and the interval where there are draws; of several chains also effective
+        sample sizes, R-hat and Monte Carlo errors (Vehtari et al. 2021). Else the ``estimate`` and, with ``errors``,
         ``sd`` (the standard error) and the confidence interval ``ci89_lb``, ``ci89_ub``; not rounded.
     """
     group = globals_group(known)
@@ -41,7 +42,7 @@ def summary(
 
     tree = xr.DataTree.from_dict({"posterior": group})
     settings: dict[str, Any] = {"ci_prob": probability, "ci_kind": interval, "round_to": "none"}
-    return arviz_stats.summary(tree, kind="stats", **settings)  # type: ignore
+    return arviz_stats.summary(tree, kind="all" if known.chains > 1 else "stats", **settings)  # type: ignore
 
 
 def _with_errors(table: pandas.DataFrame, errors: StandardErrors, probability: float) -> pandas.DataFrame:

@@ -1,0 +1,86 @@
+"""What sampling leaves behind: draws of the globals, chain by chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from latentvars.program import GlobalSpace
+
+DIVERGING = "diverging"
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of the globals from their posterior, S in each of C chains.
+
+    Attributes:
+        space: the globals.
+        free: unconstrained draws ``[C, S, size]``.
+        stats: of the sampler at each draw, ``[C, S]``: ``lp`` (log density on the unconstrained scale, nats),
+            ``energy`` (nats), ``tree_depth``, ``n_steps``, ``step_size``, ``acceptance_rate``, ``diverging``.
+        notes: what is to be known of the run; for the print-out of a fit.
+    """
+
+    space: GlobalSpace
+    free: Tensor
+    stats: Mapping[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def chains(self) -> int:
+        return self.free.shape[0]
+
+    @property
+    def size(self) -> int:
+        """Draws of all chains."""
+        return self.free.shape[:2].numel()
+
+    @cached_property
+    def values(self) -> dict[str, Tensor]:
+        """Constrained draws ``[C, S, *shape]``."""
+        return self.space.constrain(self.free)[0]
+
+    @property
+    def point(self) -> dict[str, Tensor]:
+        """Posterior means, constrained; of a global whose mean lies outside its support, the mean on the unconstrained
+        scale in their place. Where labels switch between draws they stand for no component."""
+        return self._point
+
+    @cached_property
+    def _point(self) -> dict[str, Tensor]:
+        inside, _ = self.space.constrain(self.free.mean((0, 1)))
+        found = {name: value.mean((0, 1)) for name, value in self.values.items()}
+        fits = {site.name: bool(site.support.check(found[site.name]).all()) for site in self.space.sites}
+        return self.space.project({name: found[name] if fits[name] else inside[name] for name in found})
+
+    def draws(self, size: int, seed: int) -> tuple[dict[str, Tensor], Tensor | None]:
+        """``size // C`` draws of each chain, at least one, spread evenly over it, chain after chain; where there are
+        fewer, all: ``[size, *shape]``. ``None``: their density is known up to a constant only."""
+        at = self._chosen(size)
+        return {name: value[:, at].flatten(0, 1) for name, value in self.values.items()}, None
+
+    def statistics(self, size: int) -> dict[str, Tensor]:
+        """The sampler's :attr:`stats` at the draws that :meth:`draws` gives, ``[C, size // C]``."""
+        at = self._chosen(size)
+        return {name: value[:, at] for name, value in self.stats.items()}
+
+    def _chosen(self, size: int) -> Tensor:
+        """Positions in each chain, at least one."""
+        each = self.free.shape[1]
+        wanted = min(each, max(1, size // self.chains))
+        return torch.arange(wanted) * each // wanted
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"free": self.free, **{f"stats.{name}": value for name, value in self.stats.items()}}
+
+    @staticmethod
+    def rebuilt(space: GlobalSpace, tensors: Mapping[str, Tensor]) -> Draws:
+        """From what :meth:`tensors` gave."""
+        prefix = "stats."
+        stats = {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
+        return Draws(space, tensors["free"], stats)

@@ -1,0 +1,144 @@
+"""The No-U-Turn sampler over the globals, discrete locals summed out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latentvars.capture import Potential, Way
+from latentvars.errors import NumericalError, SettingError, SupportError
+from latentvars.inference.sampling.chains import Chains, Settings, Trace
+from latentvars.inference.sampling.draws import DIVERGING, Draws
+from latentvars.inference.settings import check_at_least
+from latentvars.program import Program, model_parameters
+from latentvars.randomness import derive, generator
+from latentvars.rows import Rows
+
+SPREAD = 0.1  # how far chains begin from their starts, on the unconstrained scale
+
+
+@dataclass(frozen=True)
+class NUTS:
+    """Draws from the posterior of the globals by Hamiltonian Monte Carlo without U-turns (Hoffman & Gelman 2014).
+
+    The density is prior(θ) Π p(xₙ | θ)^{wₙ}, the discrete locals summed out exactly; its steps are adapted to draws and
+    gradients together (nutpie). Given each draw of the globals the locals have an exact posterior:
+    ``fit.draw_latents()``.
+
+    Attributes:
+        draws: of each chain, after tuning.
+        tune: steps of each chain in which step size and metric are found; they are thrown away.
+        chains: independent chains; at least two are needed to see whether they agree.
+        target_accept: mean acceptance that the step size is tuned to; larger values take smaller steps.
+        max_tree_depth: a draw takes at most two to this power of steps.
+        compile: compile the density. That takes most of a minute once, is kept on disk, and makes a gradient of a small
+            model several times faster; it pays for long runs.
+    """
+
+    draws: int = 1_000
+    tune: int = 1_000
+    chains: int = 4
+    target_accept: float = 0.8
+    max_tree_depth: int = 10
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "tune", "chains", "max_tree_depth"):
+            check_at_least(name, getattr(self, name), 1)
+        if not 0 < self.target_accept < 1:
+            raise SettingError(
+                f"target_accept={self.target_accept}", "a number between 0 and 1", "write target_accept=0.9"
+            )
+
+    def sample(
+        self, program: Program, rows: Rows, starts: Sequence[Tensor], seed: int, progress: bool | None
+    ) -> tuple[Draws, bool]:
+        """Draws, and whether all chains came to their end.
+
+        Args:
+            program: the model.
+            rows: all data, in memory.
+            starts: where each chain begins, unconstrained ``[size]``.
+            seed: of the run.
+            progress: whether to show a bar; None: where standard error is a terminal.
+
+        Raises:
+            NumericalError: a chain that begins where the density is not finite.
+        """
+        potential = Potential.of(
+            program, rows.batch(dtype=program.dtype), fastest=Way.COMPILED if self.compile else Way.GRAPH
+        )
+        noise = generator(seed, 30)
+        begins = [start + SPREAD * (2 * torch.rand(start.shape, generator=noise) - 1) for start in starts]
+        for number, begin in enumerate(begins):
+            _check_begin(program, potential, begin, number)
+        settings = Settings(self.draws, self.tune, self.target_accept, self.max_tree_depth)
+        trace = Chains(potential, begins, settings).run(derive(seed, 31), progress)
+        draws = Draws(program.space, trace.free, trace.stats, self._notes(potential, trace))
+        _warn(draws)
+        return draws, trace.complete
+
+    def _notes(self, potential: Potential, trace: Trace) -> tuple[str, ...]:
+        chains, each = trace.free.shape[:2]
+        found = [
+            f"{chains} chains of {each} draws after {self.tune} steps of tuning, {trace.seconds:.2f} s of sampling, "
+            f"{trace.evaluations} gradients by {potential.way.value}"
+        ]
+        divergent = int(trace.stats[DIVERGING].sum())
+        if divergent:
+            found.append(f"{divergent} draws diverged: raise target_accept, or write the model without funnels")
+        return tuple(found)
+
+
+def check_drawable(program: Program, rows: Rows) -> None:
+    """Whether there are globals to draw.
+
+    Raises:
+        SupportError: no continuous global; continuous locals, network weights or discrete globals; rows in files.
+    """
+    roles = program.roles
+    weights = model_parameters(program.model)
+    if roles.choices:
+        problem, remedy = (
+            f"the discrete globals {list(roles.choices.names)}",
+            "fit it with lv.EM(), which sums them out",
+        )
+    elif roles.continuous:
+        problem = f"the continuous locals {list(roles.continuous)}"
+        remedy = "integrate them out in the model, or fit it with lv.SVI()"
+    elif weights:
+        problem, remedy = f"network weights ({next(iter(weights))}, ...)", "fit it with lv.SVI()"
+    elif not program.space.size:
+        problem = "no continuous globals"
+        remedy = "read its exact posterior: lv.from_point(model, data, {}).latent(); or fit it with lv.EM()"
+    elif rows.streamed:
+        problem, remedy = "rows that stay in their files", "read them with rows.in_memory(), or fit it with lv.SVI()"
+    else:
+        return
+    raise SupportError(given=f"NUTS on a model with {problem}", needed="continuous globals alone", remedy=remedy)
+
+
+def _check_begin(program: Program, potential: Potential, begin: Tensor, number: int) -> None:
+    value, gradient = potential(begin)
+    if bool(value.isfinite()) and bool(gradient.isfinite().all()):
+        return
+    values = {name: value.flatten()[:3].tolist() for name, value in program.space.constrain(begin)[0].items()}
+    raise NumericalError(
+        given=f"chain {number} begins where the log density is {-float(value):.6g}, or has no gradient: {values}",
+        needed="a finite density with finite derivatives",
+        remedy="give start=, as the point of a fit by lv.EM(), away from the edges of supports",
+    )
+
+
+def _warn(draws: Draws) -> None:
+    divergent = float(draws.stats[DIVERGING].double().mean())
+    if divergent > 0:
+        warnings.warn(
+            f"{divergent:.1%} of the draws diverged: parts of the posterior may have been missed. Raise "
+            "target_accept=, or write the model with fewer dependencies between scales and what they scale",
+            stacklevel=4,
+        )
