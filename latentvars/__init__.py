@@ -38,6 +38,7 @@ from latentvars.inference import (
 from latentvars.loading import load
 from latentvars.models import emissions
 from latentvars.posterior import LatentPosterior
+from latentvars.posterior.loo import compare, loo
 from latentvars.posterior.standard_errors import StandardErrors
 from latentvars.rows import Batch, Design, Parquet, Rows
 from latentvars.starts import Hierarchical, KMeansPlusPlus, Memberships, PriorDraws, RandomRows
@@ -99,12 +100,14 @@ __all__ = [
     "Tolerance",
     "VariationalEM",
     "bootstrap",
+    "compare",
     "datasets",
     "emissions",
     "fit",
     "flat",
     "from_point",
     "load",
+    "loo",
     "models",
     "ordered",
     "plots",

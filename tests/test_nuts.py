@@ -119,7 +119,7 @@ def test_pdb1_a_mixture_with_ordered_means(truth: Path) -> None:
 
 def test_pdb2_a_hidden_markov_model(truth: Path) -> None:
     y = np.array(published(truth, "hmm_example-hmm_example")["y"])
-    fit = lv.fit(TwoStates(), lv.Rows({"y": y}, lengths=[100]), lv.NUTS(draws=500, tune=500), progress=False)
+    fit = lv.fit(TwoStates(), lv.Rows({"y": y}, lengths=[100]), lv.NUTS(draws=400, tune=300), progress=False)
     expected = {
         "moves[0, 0]": (0.6666, 0.1012),
         "moves[1, 0]": (0.0731, 0.0284),
@@ -331,3 +331,5 @@ def test_one_go_in_one_process(fitted: lv.Fit, tmp_path: Path) -> None:
         fitted.standard_errors()
     with pytest.raises(SettingError, match="draws=0"):
         fitted.draw_latents(draws=0)
+    with pytest.raises(KindError, match="a fit by NUTS"):
+        lv.bootstrap(fitted)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from latentvars.errors import LatentVarsError, NumericalError, SettingError
-from latentvars.inference import EM, Fit, Status
+from latentvars.errors import KindError, LatentVarsError, NumericalError, SettingError
+from latentvars.inference import EM, NUTS, Fit, Status
 from latentvars.inference import fit as fit_model
 from latentvars.posterior.alignment import Labels, labels_of, matching
 from latentvars.posterior.axes import Axes
@@ -102,7 +102,7 @@ def bootstrap(
     its labels in ``dims()``, the components or states of each replicate are put into the order of the fit.
 
     Args:
-        fit: of any algorithm.
+        fit: of any algorithm but NUTS.
         rows: the data; those of the fit by default.
         replicates: number of refits, R.
         seed: decides them all, whatever the number of workers.
@@ -118,6 +118,7 @@ def bootstrap(
         The replicates that succeeded, and how many failed; after Ctrl-C those that were done.
 
     Raises:
+        KindError: a fit by NUTS.
         SettingError: a single row to draw from (use ``kind="parametric"``), or an unknown kind.
         ModelError: ``kind="parametric"`` of a model whose observed sites are no columns.
         NumericalError: every replicate failed.
@@ -125,6 +126,12 @@ def bootstrap(
     if replicates < 2 or restarts < 0:
         raise SettingError(
             f"replicates={replicates}, restarts={restarts}", "at least 2 replicates, 0 restarts", "raise them"
+        )
+    if isinstance(fit.algorithm, NUTS):
+        raise KindError(
+            given="a fit by NUTS, whose draws have the spread of the posterior already",
+            needed="a fit whose globals are a point or a guide",
+            remedy="read fit.summary(), or bootstrap a fit by lv.EM()",
         )
     used = fit.rows if rows is None else fit.conform(rows)
     algorithm: Any = fit.algorithm if fit.algorithm is not None else EM()

@@ -1,0 +1,152 @@
+"""Leave-one-out cross-validation from the draws of one fit, locals removed: what a model predicts for rows it has not
+seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+import numpy as np
+
+from latentvars.errors import DataError, KindError, NumericalError, SettingError, SupportError
+from latentvars.rows import Rows
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray as xr
+
+Unit = Literal["row", "sequence"]
+Weights = Literal["stacking", "BB-pseudo-BMA", "pseudo-BMA"]
+
+
+class Drawn(Protocol):
+    """What is read: :class:`latentvars.Fit`."""
+
+    @property
+    def rows(self) -> Rows: ...
+
+    @property
+    def exact(self) -> bool: ...
+
+    def to_datatree(
+        self, draws: int | None = None, *, seed: int | None = None, predictive: bool | int = True, latents: bool = True
+    ) -> xr.DataTree: ...
+
+
+def loo(fit: Drawn, *, unit: Unit, draws: int | None = None, seed: int | None = None) -> Any:
+    """Expected log predictive density of rows left out one by one, Σₙ log p(xₙ | x₋ₙ), nats, by Pareto-smoothed
+    importance sampling (Vehtari, Gelman & Gabry 2017).
+
+    The density of a row is the marginal one, its locals removed: left out is the row with its locals. Given a local
+    that was learnt from the row itself, every model with locals would seem to predict well. Draws of a guide are
+    weighted towards the posterior (Magnusson et al. 2019).
+
+    Args:
+        fit: by ``lv.NUTS()``, or by ``lv.SVI()`` with a guide that has a spread.
+        unit: what is left out, said so that nobody mistakes it: ``"row"`` for rows that are single observations,
+            ``"sequence"`` for rows that are whole sequences.
+        draws: of the globals; None: 1,000, or all those of a sampler.
+        seed: of the draws; None: that of the fit.
+
+    Returns:
+        ``arviz_stats.ELPDData``: ``elpd``, its standard error ``se``, effective number of parameters ``p``, and for
+        each row ``elpd_i`` and ``pareto_k`` (above .7: that row is not to be trusted).
+
+    Raises:
+        KindError: a fit whose globals are a point.
+        SettingError: a unit that the rows are not.
+        DataError: fewer than two rows, or rows with weights.
+        SupportError: log-likelihoods that are bounds, of continuous locals.
+        NumericalError: draws with log-likelihoods that are not finite.
+    """
+    rows = fit.rows
+    _check_unit(rows, unit)
+    if not fit.exact:
+        raise SupportError(
+            given="a model with continuous locals, whose log-likelihoods are lower bounds",
+            needed="log-likelihoods of rows without their locals",
+            remedy="integrate the locals out in the model; differences of bounds are no differences of models",
+        )
+    tree = fit.to_datatree(draws, seed=seed, predictive=False, latents=False)
+    if "posterior" not in tree.children:
+        raise KindError(
+            given="globals that are a point, which no draw can be taken of",
+            needed="draws of the globals",
+            remedy="fit the model by lv.NUTS(), or by lv.SVI(); of points compare fit.bic",
+        )
+    scores = next(iter(tree["log_likelihood"].data_vars.values()))
+    if not bool(np.isfinite(scores.values).all()):
+        raise NumericalError(
+            given=f"{int((~np.isfinite(scores.values)).sum())} log-likelihoods of rows that are not finite",
+            needed="finite ones at every draw",
+            remedy="look at the draws: priors may reach where the density has no value",
+        )
+    import arviz_stats
+
+    stats, library = tree["sample_stats"], cast(Any, arviz_stats)
+    if "log_q" in stats:
+        return library.loo_approximate_posterior(tree, stats["lp"], stats["log_q"], pointwise=True)
+    return library.loo(tree, pointwise=True)
+
+
+def compare(
+    fits: Mapping[str, Drawn], *, unit: Unit, weights: Weights = "stacking", seed: int | None = None
+) -> pandas.DataFrame:
+    """Several models of the same rows by :func:`loo`, best first.
+
+    Args:
+        fits: name → fit.
+        unit: what is left out, as in :func:`loo`.
+        weights: how models are weighted: stacking of predictive distributions (Yao et al. 2018), or by pseudo-BMA.
+        seed: of the draws; None: that of each fit.
+
+    Returns:
+        A line for each model: ``rank``, ``elpd`` (nats), ``p``, ``elpd_diff`` to the best and its standard error
+        ``dse``, ``weight``, ``se``, ``warning``.
+
+    Raises:
+        SettingError: fewer than two fits.
+        DataError: fits of different data; others as :func:`loo`.
+    """
+    if len(fits) < 2:
+        raise SettingError(
+            f"{len(fits)} fits to compare", "two or more", 'write lv.compare({"a": fit, "b": other}, ...)'
+        )
+    digests = {name: fit.rows.digest() for name, fit in fits.items()}
+    first = next(iter(digests))
+    other = next((name for name, digest in digests.items() if digest != digests[first]), None)
+    if other is not None:
+        raise DataError(
+            given=f"the fits {first!r} and {other!r} of different data",
+            needed="the same rows in all fits",
+            remedy="fit all models to the same Rows: densities of other data cannot be compared",
+        )
+    import arviz_stats
+
+    found = {name: loo(fit, unit=unit, seed=seed) for name, fit in fits.items()}
+    return cast(Any, arviz_stats).compare(found, method=weights)
+
+
+def _check_unit(rows: Rows, unit: str) -> None:
+    given = "row" if rows.lengths is None else "sequence"
+    if unit not in ("row", "sequence"):
+        raise SettingError(f"unit={unit!r}", 'unit="row" or unit="sequence"', f'write unit="{given}"')
+    if unit != given:
+        raise SettingError(
+            f"unit={unit!r} where rows are {'single observations' if given == 'row' else 'sequences'}",
+            "what is left out as what the rows are",
+            f'write unit="{given}"',
+        )
+    if len(rows) < 2:
+        raise DataError(
+            given="one row, without which nothing is left",
+            needed="two rows or more",
+            remedy="cut a long sequence into several, or compare fit.bic",
+        )
+    if bool((rows.weights != 1).any()):
+        raise DataError(
+            given="rows with weights: a row that counts several times is not left out by leaving out one",
+            needed="rows that count once",
+            remedy="repeat rows in the place of whole weights",
+        )
