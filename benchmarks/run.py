@@ -20,6 +20,7 @@ import chains
 import growth
 import latency
 import mixtures
+import sampling
 import svi
 import tables
 from harness import HERE, Line, Settings, environment
@@ -28,6 +29,7 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Line]]] = {
     "chains": chains.lines,
     "mixtures": mixtures.lines,
     "svi": svi.lines,
+    "sampling": sampling.lines,
     "latency": latency.lines,
     "growth": growth.lines,
 }

@@ -29,7 +29,7 @@ NAMES = {
     "mean_tree_accept": "acceptance_rate",
     "diverging": "diverging",
 }
-LOOK = 0.1  # seconds between looks at interrupts and the bar
+LOOK = 0.02  # seconds between looks at interrupts and the bar
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,6 @@ class Chains:
             NumericalError: no chain made a draw.
         """
         began = time.monotonic()
-        waiting, running, ended = deque(range(len(self.begins))), {}, {}
         total = len(self.begins) * (self.settings.draws + self.settings.tune)
         hidden = None if progress is None else not progress
         with (
@@ -100,6 +99,15 @@ class Chains:
             Interruption() as interrupted,
             tqdm(total=total, disable=hidden, unit="draw") as bar,
         ):
+            ended = self._all(seed, interrupted, lambda: bar.update(self.drawn - bar.n))
+        free, stats = self._read([ended[number] for number in sorted(ended)])
+        complete = free.shape[:2] == (len(self.begins), self.settings.draws)
+        return Trace(free, stats, complete, self.evaluations, time.monotonic() - began)
+
+    def _all(self, seed: int, interrupted: Interruption, tell: Callable[[], Any]) -> dict[int, Any]:
+        """What each chain left behind, by its number; after an interrupt those that had begun."""
+        waiting, running, ended = deque(range(len(self.begins))), {}, {}
+        try:
             while (waiting or running) and not interrupted.asked:
                 while waiting and len(running) < self._cores:
                     number = waiting.popleft()
@@ -109,11 +117,14 @@ class Chains:
                     if found is not None:
                         ended[number] = found
                         del running[number]
-                bar.update(self.drawn - bar.n)
-            ended.update({number: chain.abort() for number, chain in running.items()})
-        free, stats = self._read([ended[number] for number in sorted(ended)])
-        complete = free.shape[:2] == (len(self.begins), self.settings.draws)
-        return Trace(free, stats, complete, self.evaluations, time.monotonic() - began)
+                tell()
+            while running:
+                number, chain = running.popitem()
+                ended[number] = chain.abort()
+        finally:  # an error in one chain ends the others
+            for chain in running.values():
+                chain.cancel()
+        return ended
 
     @property
     def _cores(self) -> int:
