@@ -238,3 +238,12 @@ def test_gaps_are_integrated_out(noise: str) -> None:
     )
     np.testing.assert_allclose(draws.mean(0), expected.detach(), atol=0.1)
     np.testing.assert_allclose(np.cov(draws.T).reshape(left.shape), left.detach(), atol=0.15)
+
+
+def test_many_rows_with_loadings_of_their_own() -> None:
+    """Rows are only scored block by block where they share one law."""
+    noise = torch.Generator().manual_seed(0)
+    loadings, x = torch.randn(1_500, 3, 2, generator=noise), torch.randn(1_500, 3, generator=noise)
+    law = FactorNormal(torch.zeros(3), loadings, torch.ones(3))
+    expected = dist.MultivariateNormal(torch.zeros(3), covariance_matrix=law.covariance).log_prob(x)
+    torch.testing.assert_close(law.log_prob(x), expected, rtol=1e-4, atol=1e-4)

@@ -105,9 +105,32 @@ def test_what_cannot_be_left_out_is_refused(fitted: lv.Fit) -> None:
         lv.compare({"a": fitted, "b": lv.from_point(Normal(), data(1), {"mu": 0.5})}, unit="row")
     with pytest.raises(SettingError, match="1 fits"):
         lv.compare({"a": fitted}, unit="row")
+    with pytest.raises(SettingError, match="weights='x'"):
+        lv.compare({"a": fitted, "b": fitted}, unit="row", weights="x")  # type: ignore[arg-type]
     broken = replace(fitted.globals, free=fitted.globals.free.clone().fill_(torch.nan))  # type: ignore[type-var]
     with pytest.raises(NumericalError, match=r"not finite|non-finite"):
         lv.loo(replace(fitted, globals=broken), unit="row")
+
+
+@dataclass(frozen=True)
+class Other:
+    """Scores another column of the same rows."""
+
+    column: str
+
+    def model(self, rows: lv.Batch) -> None:
+        mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+        with rows.plate():
+            pyro.sample(self.column, dist.Normal(mu, 1.0), obs=rows[self.column])
+
+
+def test_models_of_other_columns_are_not_compared() -> None:
+    pytest.importorskip("nutpie")
+    rows = lv.Rows({"a": data()["x"], "b": data(1)["x"]})
+    short = lv.NUTS(draws=20, tune=30, chains=1)
+    fits = {name: lv.fit(Other(name), rows, short, progress=False) for name in ("a", "b")}
+    with pytest.raises(DataError, match="the same columns"):
+        lv.compare(fits, unit="row")
 
 
 def test_bounds_are_no_likelihoods() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 import latentvars as lv
 from latentvars.distributions import HiddenMarkov
 from latentvars.errors import KindError, ModelError, NumericalError, SettingError, SupportError
-from latentvars.inference.sampling import Draws
+from latentvars.inference.sampling import Draws, chains
 
 pytest.importorskip("nutpie")
 
@@ -214,6 +214,23 @@ def test_a_fit_comes_back_from_disk(fitted: lv.Fit, tmp_path: Path) -> None:
     assert torch.equal(back.draw_latents(draws=10)["z"], fitted.draw_latents(draws=10)["z"])
 
 
+def test_an_interrupted_run_keeps_the_chains_that_have_most_draws() -> None:
+    """Of 50, 2 and 50 draws after tuning, the two chains of 50."""
+    left = []
+    for size in (50, 2, 50):
+        columns = {name: np.arange(3.0, 3.0 + size) for name in chains.NAMES}
+        left.append(columns | {"free": np.arange(3.0, 3.0 + size)[:, None] * np.ones(2)})
+    free, stats = chains.joined(left)
+    assert free.shape == (2, 50, 2)
+    assert stats["energy"].shape == (2, 50)
+    assert float(free[0, 0, 0]) == 3.0
+
+
+def test_locals_of_a_model_without_globals() -> None:
+    drawn = lv.from_point(OnlyStates(), small(), {}).draw_latents(draws=3)["z"]
+    assert drawn.shape == (3, 50)
+
+
 def test_chains_begin_where_they_are_told() -> None:
     point = {"mu": [-2.0, 2.0], "sigma": [1.0, 1.0], "theta": 0.6}
     fit = lv.fit(TwoNormals(), small(), lv.NUTS(draws=20, tune=50, chains=3), start=point, progress=False)
@@ -254,6 +271,16 @@ def test_an_interrupt_leaves_the_draws_so_far() -> None:
     assert isinstance(fit.globals, Draws)
     assert fit.globals.free.shape[1] > 1
     assert len(fit.summary()) == 5
+
+
+class Idle:
+    """A global that the density does not use."""
+
+    def model(self, rows: lv.Batch) -> None:
+        mu = pyro.sample("mu", dist.Normal(numbers(0)[0], 1.0))
+        pyro.sample("unused", lv.flat(()))
+        with rows.plate():
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=rows["y"])
 
 
 class Broken:
@@ -309,6 +336,8 @@ def test_what_cannot_be_drawn_is_refused_with_the_way_out() -> None:
         lv.fit(Line(), small(), SHORT, progress=False)
     with pytest.raises(NumericalError, match=r"chain 0 begins where the log density is[\s\S]*start="):
         lv.fit(Broken(), small(), SHORT, start={"scale": -1.0}, progress=False)
+    with pytest.raises(NumericalError, match=r"does not change with \['unused'\]"):
+        lv.fit(Idle(), small(), SHORT, progress=False)
     with pytest.raises(ModelError, match=r"'sigma' on the edge of its support"):
         lv.fit(TwoNormals(), small(), SHORT, start={"sigma": [0.0, 1.0]}, progress=False)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,36 +31,17 @@ def from_cpp(graph: GraphModule, *examples: Tensor) -> Callable[..., Any]:
     return called
 
 
-class _Executor:
-    """Torch's executor of graphs, which would merge matrix products: that rounds otherwise. One switch serves all
-    threads of a process, so that it stays off until the last of the graphs that run has ended."""
-
-    def __init__(self) -> None:
-        self.lock, self.running, self.before = threading.Lock(), 0, True
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if not self.running:
-                self.before = torch._C._get_graph_executor_optimize()
-                torch._C._set_graph_executor_optimize(False)
-            self.running += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.running -= 1
-            if not self.running:
-                torch._C._set_graph_executor_optimize(self.before)
-
-
-EXECUTOR = _Executor()
-
-
 @dataclass(frozen=True)
 class _AsWritten:
-    """Operations as they stand."""
+    """Operations as they stand: torch's executor would merge matrix products, which rounds otherwise. Each thread has a
+    switch of its own."""
 
     code: Callable[..., Any]
 
     def __call__(self, *arguments: Tensor) -> Any:
-        with EXECUTOR:
+        before = torch._C._get_graph_executor_optimize()
+        torch._C._set_graph_executor_optimize(False)
+        try:
             return self.code(*arguments)
+        finally:
+            torch._C._set_graph_executor_optimize(before)

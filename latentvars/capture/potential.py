@@ -83,7 +83,7 @@ class Potential:
 
     def numpy(self, free: np.ndarray) -> tuple[float, np.ndarray]:
         """The same of arrays."""
-        value, gradient = self.code(torch.from_numpy(free), *self.data)
+        value, gradient = self.code(torch.from_numpy(free).to(self.dtype), *self.data)
         return value.item(), gradient.numpy()
 
 

@@ -128,11 +128,16 @@ class FactorNormal(TorchDistribution):
         """log p(x), nats, ``[...]``, by the L × L precision of z (Woodbury's identity)."""
         if self.gaps:
             found = self._with_gaps(value)
-        elif self.loc.dim() == self.noise.dim() == 1 and value.dim() == 2 and holds_numbers(value, self.loadings):
+        elif self._is_one and value.dim() == 2 and holds_numbers(value, self.loadings):
             found = torch.cat([self._without_gaps(part) for part in value.split(BLOCK)])
         else:
             found = self._without_gaps(value)
         return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+
+    @property
+    def _is_one(self) -> bool:
+        """Whether all rows have the same law."""
+        return self.loc.dim() == self.noise.dim() == 1 and self.loadings.dim() == 2
 
     def _without_gaps(self, value: Tensor) -> Tensor:
         residual, _ = self._read(value)

@@ -76,7 +76,9 @@ class Flat(TorchDistribution):
 def _within(support: Any, shape: Size) -> float:
     """What keeps starts of matrices in hand: triangular ones of D rows with entries of about one have condition numbers
     that grow as 2^D (Viswanath & Trefethen 1998), with entries of about 1/√D they do not."""
-    return shape[-1] ** -0.5 if base_support(support).event_dim == 2 and shape[-1] > LARGE else 1.0
+    support = base_support(support)
+    triangular = support.event_dim == 2 and not isinstance(support, OrderedBy)
+    return shape[-1] ** -0.5 if triangular and shape[-1] > LARGE else 1.0
 
 
 def flat(shape: tuple[int, ...] = (), support: constraints.Constraint = constraints.real) -> Flat:

@@ -104,8 +104,8 @@ def _loadings(covariance: Tensor, scale: Tensor, factors: int) -> Tensor:
     xp, covariance, scale = _arrays(covariance, scale.expand(*scale.shape[:-1], covariance.shape[-1]))
     values, vectors = xp.linalg.eigh(covariance / (scale[..., :, None] * scale[..., None, :]))
     values, vectors = xp.flip(values[..., -factors:], (-1,)), xp.flip(vectors[..., -factors:], (-1,))
-    sign = xp.where(vectors.sum(-2)[..., None, :] < 0, -1.0, 1.0)  # one of the two: the same in every run
-    return torch.as_tensor(scale[..., None] * vectors * sign * xp.sqrt(xp.clip(values - 1, 0, None))[..., None, :])
+    vectors = xp.where(vectors.sum(-2)[..., None, :] < 0, -vectors, vectors)  # one of the two: the same in every run
+    return torch.as_tensor(scale[..., None] * vectors * xp.sqrt(xp.clip(values - 1, 0, None))[..., None, :])
 
 
 def _noise(covariance: Tensor, loadings: Tensor, scale: Tensor) -> Tensor:

@@ -160,7 +160,7 @@ class Fit:
 
     @property
     def point(self) -> dict[str, Tensor]:
-        """One value for each global, constrained: the estimate of EM, the median of the guide of SVI."""
+        """One value for each global, constrained: the estimate of EM, the median of SVI's guide, the mean of draws."""
         return {name: value.detach() for name, value in self.globals.point.items()}
 
     @property
@@ -226,13 +226,13 @@ class Fit:
         return LatentPosterior(found, tuple(rows.names), rows.lengths)
 
     def draw_latents(self, data: Any = None, draws: int = 100, *, seed: int | None = None) -> dict[str, Tensor]:
-        """Joint draws of globals and locals: of the locals of each row, given each of some draws of the globals.
+        """Draws of the locals of each row, given each of some draws of the globals: with their uncertainty.
 
         Discrete locals are exact posterior draws (whole paths of a chain), continuous ones those of the model's guide.
 
         Args:
             data: new rows; the rows of the fit by default.
-            draws: S; of a sampler as many of each chain, spread evenly over it.
+            draws: S; of a sampler as many of each chain, spread evenly over it, and all where there are fewer.
             seed: of the draws; None: that of the fit.
 
         Returns:
@@ -240,6 +240,7 @@ class Fit:
 
         Raises:
             SettingError: fewer than one draw.
+            SupportError: a local that is integrated out given another one that is summed out.
             KindError: rows that stay in their files.
         """
         if draws < 1:
@@ -247,7 +248,8 @@ class Fit:
         rows = self.rows if data is None else self.conform(data)
         seed = self.seed if seed is None else seed
         values, _ = self.globals.draws(draws, derive(seed, 13))
-        return latent_draws(self.program, rows, values, derive(seed, 14))
+        found = len(next(iter(values.values()))) if values else draws
+        return latent_draws(self.program, rows, values, found, derive(seed, 14))
 
     def latents(self, data: Any = None, *, numbers: int = 2**20) -> Iterator[LatentPosterior]:
         """The beliefs of :meth:`latent` in parts, in the order of the rows: for data that stay in their files.

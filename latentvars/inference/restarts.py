@@ -33,7 +33,7 @@ from latentvars.starts import Start
 
 TIE = 1e-10  # relative: ends as near as that differ by rounding alone, which must not choose between them
 LONG_RUNS = 3
-FAILURES = (NumericalError, ModelError, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+FAILURES = (NumericalError, ModelError, ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

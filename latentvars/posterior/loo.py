@@ -5,7 +5,7 @@ seen.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 
@@ -28,6 +28,9 @@ class Drawn(Protocol):
 
     @property
     def exact(self) -> bool: ...
+
+    @property
+    def extent(self) -> object | None: ...
 
     def to_datatree(
         self, draws: int | None = None, *, seed: int | None = None, predictive: bool | int = True, latents: bool = True
@@ -57,11 +60,21 @@ def loo(fit: Drawn, *, unit: Unit, draws: int | None = None, seed: int | None = 
         KindError: a fit whose globals are a point.
         SettingError: a unit that the rows are not.
         DataError: fewer than two rows, or rows with weights.
-        SupportError: log-likelihoods that are bounds, of continuous locals.
+        SupportError: log-likelihoods that are bounds, of continuous locals; a fit of several processes.
         NumericalError: draws with log-likelihoods that are not finite.
     """
-    rows = fit.rows
-    _check_unit(rows, unit)
+    return _from_tree(_tree(fit, unit, draws, seed))
+
+
+def _tree(fit: Drawn, unit: Unit, draws: int | None, seed: int | None) -> xr.DataTree:
+    """What is read of a fit, checked."""
+    _check_unit(fit.rows, unit)
+    if fit.extent is not None:
+        raise SupportError(
+            given="a fit of several processes, each of which has rows of its own",
+            needed="all rows in one process",
+            remedy="save its point, and fit or sample again from there in one process",
+        )
     if not fit.exact:
         raise SupportError(
             given="a model with continuous locals, whose log-likelihoods are lower bounds",
@@ -82,6 +95,10 @@ def loo(fit: Drawn, *, unit: Unit, draws: int | None = None, seed: int | None = 
             needed="finite ones at every draw",
             remedy="look at the draws: priors may reach where the density has no value",
         )
+    return tree
+
+
+def _from_tree(tree: xr.DataTree) -> Any:
     import arviz_stats
 
     stats, library = tree["sample_stats"], cast(Any, arviz_stats)
@@ -106,13 +123,15 @@ def compare(
         ``dse``, ``weight``, ``se``, ``warning``.
 
     Raises:
-        SettingError: fewer than two fits.
-        DataError: fits of different data; others as :func:`loo`.
+        SettingError: fewer than two fits, or an unknown kind of weights.
+        DataError: fits of different data or columns; others as :func:`loo`.
     """
     if len(fits) < 2:
         raise SettingError(
             f"{len(fits)} fits to compare", "two or more", 'write lv.compare({"a": fit, "b": other}, ...)'
         )
+    if weights not in get_args(Weights):
+        raise SettingError(f"weights={weights!r}", f"one of {list(get_args(Weights))}", "correct weights=")
     digests = {name: fit.rows.digest() for name, fit in fits.items()}
     first = next(iter(digests))
     other = next((name for name, digest in digests.items() if digest != digests[first]), None)
@@ -122,9 +141,18 @@ def compare(
             needed="the same rows in all fits",
             remedy="fit all models to the same Rows: densities of other data cannot be compared",
         )
+    trees = {name: _tree(fit, unit, None, seed) for name, fit in fits.items()}
+    observed = {name: sorted(map(str, tree["observed_data"].data_vars)) for name, tree in trees.items()}
+    other = next((name for name in observed if observed[name] != observed[first]), None)
+    if other is not None:
+        raise DataError(
+            given=f"the fits {first!r}, which scores {observed[first]}, and {other!r}, which scores {observed[other]}",
+            needed="models that observe the same columns",
+            remedy="compare models of the same columns: densities of different ones cannot be compared",
+        )
     import arviz_stats
 
-    found = {name: loo(fit, unit=unit, seed=seed) for name, fit in fits.items()}
+    found = {name: _from_tree(tree) for name, tree in trees.items()}
     return cast(Any, arviz_stats).compare(found, method=weights)
 
 

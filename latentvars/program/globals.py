@@ -118,6 +118,10 @@ class GlobalSpace:
         """The space of some of the globals, in this space's order."""
         return GlobalSpace(tuple(site for site in self.sites if site.name in names))
 
+    def parts(self, free: Tensor) -> dict[str, Tensor]:
+        """The unconstrained numbers ``[..., size]`` that belong to each global, ``[..., free]``."""
+        return dict(zip(self.names, free.split([site.free for site in self.sites], -1), strict=True))
+
     def unconstrain(self, values: Mapping[str, Tensor]) -> Tensor:
         """Constrained values ``{name: [..., *shape]}`` → ``[..., size]``."""
         parts = []

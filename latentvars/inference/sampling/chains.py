@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -95,12 +95,15 @@ class Chains:
         total = len(self.begins) * (self.settings.draws + self.settings.tune)
         hidden = None if progress is None else not progress
         with (
-            _one_thread_each(len(self.begins)),
+            _one_thread_each(self._cores),
             Interruption() as interrupted,
             tqdm(total=total, disable=hidden, unit="draw") as bar,
         ):
             ended = self._all(seed, interrupted, lambda: bar.update(self.drawn - bar.n))
-        free, stats = self._read([ended[number] for number in sorted(ended)])
+        found = [one for number in sorted(ended) for one in _after_tuning(ended[number])]
+        if interrupted.asked and not found:
+            raise KeyboardInterrupt("interrupted while chains were tuned: there are no draws yet")
+        free, stats = joined(found)
         complete = free.shape[:2] == (len(self.begins), self.settings.draws)
         return Trace(free, stats, complete, self.evaluations, time.monotonic() - began)
 
@@ -133,7 +136,7 @@ class Chains:
 
     def _started(self, number: int, seed: int) -> Any:
         """A chain on its way, in a thread of its own."""
-        nutpie, from_pyfunc = _library()
+        nutpie, from_pyfunc = library()
         size, begin = self.potential.size, self.begins[number].double().numpy()
         model = from_pyfunc(
             size,
@@ -170,22 +173,33 @@ class Chains:
         self.drawn += 1
         return {"free": np.asarray(free)}
 
-    def _read(self, raw: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Draws after tuning, as many of each chain that has some."""
-        parts = [pair for one in raw for pair in zip(*one.get_arrow_trace(), strict=True)]
-        found = [_columns(draws, stats) for draws, stats in parts if stats.num_rows]
-        kept = [{name: value[~one["tuning"]] for name, value in one.items()} for one in found]
-        kept = [one for one in kept if len(one["free"])]
-        if not kept:
-            raise NumericalError(
-                given="sampling that ended before a chain had made a draw",
-                needed="at least one draw after tuning",
-                remedy="let it run longer, or start where the density is finite: start=",
-            )
-        each = min(len(one["free"]) for one in kept)
-        free = np.stack([one["free"][:each] for one in kept]).reshape(len(kept), each, -1)
-        stats = {to: torch.from_numpy(np.stack([one[name][:each] for one in kept])) for name, to in NAMES.items()}
-        return torch.from_numpy(free), stats
+
+def joined(found: Sequence[Mapping[str, np.ndarray]]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Draws ``[C, S, size]`` and statistics ``[C, S]``; of an interrupted run those of the chains, cut to one length,
+    that keep most draws.
+
+    Raises:
+        NumericalError: no chain has a draw.
+    """
+    if not found:
+        raise NumericalError(
+            given="sampling that ended before a chain had made a draw",
+            needed="at least one draw after tuning",
+            remedy="start where the density is finite: start=",
+        )
+    lengths = [len(one["free"]) for one in found]
+    each = max(lengths, key=lambda length: length * sum(other >= length for other in lengths))
+    kept = [one for one in found if len(one["free"]) >= each]
+    free = np.stack([one["free"][:each] for one in kept]).reshape(len(kept), each, -1)
+    stats = {to: torch.from_numpy(np.stack([one[name][:each] for one in kept])) for name, to in NAMES.items()}
+    return torch.from_numpy(free), stats
+
+
+def _after_tuning(raw: Any) -> list[dict[str, np.ndarray]]:
+    """Columns of a chain without its tuning; none where it did not come that far. A trace can be read once."""
+    parts = [_columns(draws, stats) for draws, stats in zip(*raw.get_arrow_trace(), strict=True) if stats.num_rows]
+    found = [{name: value[~one["tuning"]] for name, value in one.items()} for one in parts]
+    return [one for one in found if len(one["free"])]
 
 
 def _ended(chain: Any) -> Any:
@@ -194,6 +208,12 @@ def _ended(chain: Any) -> Any:
         return chain.wait(timeout=LOOK)
     except TimeoutError:
         return None
+    except RuntimeError as error:
+        raise NumericalError(
+            given=f"a chain that broke off: {str(error).splitlines()[0]}",
+            needed="a density with derivatives wherever the chain goes",
+            remedy="start elsewhere: start=, or keep the globals away from the edges by their priors",
+        ) from error
 
 
 def _columns(draws: Any, stats: Any) -> dict[str, np.ndarray]:
@@ -205,7 +225,8 @@ def _columns(draws: Any, stats: Any) -> dict[str, np.ndarray]:
     return {name: value.astype(np.int64) if value.dtype.kind == "u" else value for name, value in found.items()}
 
 
-def _library() -> tuple[Any, Callable[..., Any]]:
+def library() -> tuple[Any, Callable[..., Any]]:
+    """nutpie, and what makes a model of a Python function there."""
     try:
         import nutpie
         from nutpie.compiled_pyfunc import from_pyfunc

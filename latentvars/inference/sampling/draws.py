@@ -23,17 +23,24 @@ class Draws:
         free: unconstrained draws ``[C, S, size]``.
         stats: of the sampler at each draw, ``[C, S]``: ``lp`` (log density on the unconstrained scale, nats),
             ``energy`` (nats), ``tree_depth``, ``n_steps``, ``step_size``, ``acceptance_rate``, ``diverging``.
-        notes: what is to be known of the run; for the print-out of a fit.
+        said: what is to be known of the run.
     """
 
     space: GlobalSpace
     free: Tensor
     stats: Mapping[str, Tensor]
-    notes: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
 
     @property
     def chains(self) -> int:
         return self.free.shape[0]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For the print-out of a fit."""
+        divergent = int(self.stats[DIVERGING].sum())
+        advice = f"{divergent} draws diverged: raise target_accept, or write the model without funnels"
+        return (*self.said, advice) if divergent else self.said
 
     @property
     def size(self) -> int:

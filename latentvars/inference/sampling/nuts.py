@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latentvars.capture import Potential, Way
 from latentvars.errors import NumericalError, SettingError, SupportError
-from latentvars.inference.sampling.chains import Chains, Settings, Trace
+from latentvars.inference.sampling.chains import Chains, Settings, Trace, library
 from latentvars.inference.sampling.draws import DIVERGING, Draws
 from latentvars.inference.settings import check_at_least
 from latentvars.program import Program, model_parameters
@@ -67,8 +67,10 @@ class NUTS:
             progress: whether to show a bar; None: where standard error is a terminal.
 
         Raises:
-            NumericalError: a chain that begins where the density is not finite.
+            ImportError: nutpie is not installed.
+            NumericalError: a chain that begins where the density is not finite or flat, or that breaks off.
         """
+        library()
         potential = Potential.of(
             program, rows.batch(dtype=program.dtype), fastest=Way.COMPILED if self.compile else Way.GRAPH
         )
@@ -78,20 +80,16 @@ class NUTS:
             _check_begin(program, potential, begin, number)
         settings = Settings(self.draws, self.tune, self.target_accept, self.max_tree_depth)
         trace = Chains(potential, begins, settings).run(derive(seed, 31), progress)
-        draws = Draws(program.space, trace.free, trace.stats, self._notes(potential, trace))
+        draws = Draws(program.space, trace.free.to(program.dtype), trace.stats, (self._note(potential, trace),))
         _warn(draws)
         return draws, trace.complete
 
-    def _notes(self, potential: Potential, trace: Trace) -> tuple[str, ...]:
+    def _note(self, potential: Potential, trace: Trace) -> str:
         chains, each = trace.free.shape[:2]
-        found = [
+        return (
             f"{chains} chains of {each} draws after {self.tune} steps of tuning, {trace.seconds:.2f} s of sampling, "
             f"{trace.evaluations} gradients by {potential.way.value}"
-        ]
-        divergent = int(trace.stats[DIVERGING].sum())
-        if divergent:
-            found.append(f"{divergent} draws diverged: raise target_accept, or write the model without funnels")
-        return tuple(found)
+        )
 
 
 def check_drawable(program: Program, rows: Rows) -> None:
@@ -125,7 +123,14 @@ def check_drawable(program: Program, rows: Rows) -> None:
 def _check_begin(program: Program, potential: Potential, begin: Tensor, number: int) -> None:
     value, gradient = potential(begin)
     if bool(value.isfinite()) and bool(gradient.isfinite().all()):
-        return
+        flat = [name for name, part in program.space.parts(gradient).items() if bool((part == 0).any())]
+        if not flat:
+            return
+        raise NumericalError(
+            given=f"chain {number} begins where the density does not change with {flat}",
+            needed="a density that depends on every global",
+            remedy="leave out globals that the density does not use, or start elsewhere: start=",
+        )
     values = {name: value.flatten()[:3].tolist() for name, value in program.space.constrain(begin)[0].items()}
     raise NumericalError(
         given=f"chain {number} begins where the log density is {-float(value):.6g}, or has no gradient: {values}",
@@ -140,5 +145,5 @@ def _warn(draws: Draws) -> None:
         warnings.warn(
             f"{divergent:.1%} of the draws diverged: parts of the posterior may have been missed. Raise "
             "target_accept=, or write the model with fewer dependencies between scales and what they scale",
-            stacklevel=4,
+            stacklevel=5,
         )
