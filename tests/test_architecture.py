@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "latentvars"
 STOREYS: tuple[tuple[str, ...], ...] = (
     ("errors", "lazy"),
     ("kernels",),
-    ("randomness",),
+    ("randomness", "threads"),
     ("rows",),
     ("starts",),
     ("contract",),

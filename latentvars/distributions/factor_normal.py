@@ -9,16 +9,11 @@ import torch
 from pyro.distributions import MultivariateNormal, TorchDistribution, constraints
 from torch import Size, Tensor
 
-from latentvars.distributions.normal_blocks import LOG_TWO_PI, is_recorded
-from latentvars.distributions.operators import is_plain, needs_derivatives
+from latentvars.distributions.normal_blocks import LOG_TWO_PI
+from latentvars.distributions.operators import holds_numbers
 from latentvars.distributions.shapes import check_count, check_expand, join_batch_shapes
 
 BLOCK = 1_024  # rows whose intermediate results stay near the processor
-
-
-def holds_numbers(*values: Tensor) -> bool:
-    """Whether nothing records or differentiates what is done with some values."""
-    return all(map(is_plain, values)) and not needs_derivatives(*values) and not is_recorded()
 
 
 def _factor(squares: Tensor) -> Tensor:
@@ -129,9 +124,10 @@ class FactorNormal(TorchDistribution):
         if self.gaps:
             found = self._with_gaps(value)
         elif self._is_one and value.dim() == 2 and holds_numbers(value, self.loadings):
-            found = torch.cat([self._without_gaps(part) for part in value.split(BLOCK)])
+            shared = self._shared
+            found = torch.cat([self._without_gaps(part, *shared) for part in value.split(BLOCK)])
         else:
-            found = self._without_gaps(value)
+            found = self._without_gaps(value, *self._shared)
         return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
 
     @property
@@ -139,14 +135,19 @@ class FactorNormal(TorchDistribution):
         """Whether all rows have the same law."""
         return self.loc.dim() == self.noise.dim() == 1 and self.loadings.dim() == 2
 
-    def _without_gaps(self, value: Tensor) -> Tensor:
-        residual, _ = self._read(value)
+    @property
+    def _shared(self) -> tuple[Tensor, Tensor]:
+        """What takes (x − μ) / σ to a whitened E[z | x] ``[..., D, L]``, and the logarithm of the density at μ."""
         white, factor = self._whitened(None)
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        along = self._along(residual, white @ torch.linalg.solve_triangular(factor, eye, upper=False).mT)
-        distance = torch.linalg.vecdot(residual, residual) - torch.linalg.vecdot(along, along)
         log_det = self.noise.log().expand(self._width()).sum(-1) + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return -0.5 * (distance + self.event_shape[0] * LOG_TWO_PI) - log_det
+        constant = -0.5 * self.event_shape[0] * LOG_TWO_PI - log_det
+        return white @ torch.linalg.solve_triangular(factor, eye, upper=False).mT, constant
+
+    def _without_gaps(self, value: Tensor, projection: Tensor, constant: Tensor) -> Tensor:
+        residual, _ = self._read(value)
+        along = self._along(residual, projection)
+        return constant - 0.5 * (torch.linalg.vecdot(residual, residual) - torch.linalg.vecdot(along, along))
 
     def _with_gaps(self, value: Tensor) -> Tensor:
         residual, seen = self._read(value)

@@ -9,9 +9,9 @@ import torch
 from pyro.distributions import Categorical, TorchDistribution
 from torch import Tensor
 
-from latentvars.distributions.normal_blocks import LOG_TWO_PI, is_recorded
+from latentvars.distributions.normal_blocks import LOG_TWO_PI
 from latentvars.distributions.normal_scores import normal_of_points
-from latentvars.distributions.operators import is_plain, needs_derivatives
+from latentvars.distributions.operators import holds_numbers
 
 MOST_CATEGORIES = 4096
 
@@ -32,7 +32,7 @@ def observed_evidence(
     """
     parameters = [one for one in vars(_base(emission)).values() if isinstance(one, Tensor)]
     given = (initial, transition, value, *parameters)
-    if is_recorded() or needs_derivatives(*given) or not all(map(is_plain, given)):
+    if not holds_numbers(*given):
         return None
     if initial.dtype != torch.float64 or initial.dim() != 1 or transition.dim() != 2:
         return None

@@ -29,14 +29,17 @@ class Operator:
 
     def __call__(self, *given: Tensor | None) -> Any:
         tensors = [one for one in given if one is not None]
-        if is_recorded() or needs_derivatives(*tensors) or not all(map(is_plain, tensors)):
-            return self.operator(*given)
-        return self.function(*given)
+        return self.function(*given) if holds_numbers(*tensors) else self.operator(*given)
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
     """Make an operator of a function."""
     return lambda function: Operator(name, function)
+
+
+def holds_numbers(*values: Tensor) -> bool:
+    """Whether values on a CPU hold numbers alone: nothing records, maps or differentiates what is done with them."""
+    return all(map(is_plain, values)) and not needs_derivatives(*values) and not is_recorded()
 
 
 def needs_derivatives(*values: Tensor) -> bool:

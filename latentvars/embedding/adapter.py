@@ -11,13 +11,14 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 
-from latentvars.embedding.blocks import blocks, fingerprints, one_thread, originals, steps_of
+from latentvars.embedding.blocks import blocks, fingerprints, originals, steps_of
 from latentvars.embedding.channels import Channel, Fitted, channels, checked, is_fit, read
 from latentvars.embedding.frames import framed
 from latentvars.embedding.reading import is_table, table_to_rows
 from latentvars.errors import KindError, SettingError, ShapeError
 from latentvars.rows import Rows, Schema
 from latentvars.rows.layout import default_features
+from latentvars.threads import one_thread
 
 STEPS = ("pooled", "each")
 COPIES = 4  # of the numbers of rows that are taken up: as read, hashed, sorted into blocks

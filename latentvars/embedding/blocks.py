@@ -17,9 +17,7 @@ What stands in the other slots has no influence, since a model treats rows as in
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +29,6 @@ SLOTS = 512
 SEQUENCE_SLOTS = 64
 SEQUENCE_STEPS = 1 << 15  # steps in a block of sequences, where more than one fits
 HASHED = 1 << 20  # numbers hashed at a time
-
-# threads of torch are a setting of the process: two embeddings at once would put back each other's
-_SETTING = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -49,18 +44,6 @@ class Block:
     rows: Rows
     places: np.ndarray
     members: np.ndarray
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread; the number of threads is put back."""
-    with _SETTING:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
 
 def fingerprints(rows: Rows) -> np.ndarray:

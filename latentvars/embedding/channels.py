@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from latentvars.embedding.blocks import one_thread, rows_at
+from latentvars.embedding.blocks import rows_at
 from latentvars.errors import KindError, ModelError, NameUnknownError
 from latentvars.rows import Rows
+from latentvars.threads import one_thread
 
 
 class Beliefs(Protocol):

@@ -13,7 +13,7 @@ from torch.distributions.constraints import Constraint
 
 from latentvars.contract import Factor
 from latentvars.distributions import FactorNormal
-from latentvars.distributions.factor_normal import holds_numbers
+from latentvars.distributions.operators import holds_numbers
 from latentvars.errors import SupportError
 from latentvars.families.base import Arguments, Family, MStep, Reference, Statistics
 from latentvars.families.normal import LOG_TWO_PI, MultivariateNormalFamily, scatter

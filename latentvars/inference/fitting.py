@@ -24,11 +24,10 @@ from latentvars.inference.sampling.nuts import check_drawable
 from latentvars.inference.saving import text
 from latentvars.inference.snapshots import Checkpoint
 from latentvars.inference.spreading import spread_starts
-from latentvars.inference.starting import check_interior, starting_point
+from latentvars.inference.starting import check_interior, start_seed, starting_point
 from latentvars.inference.stopping import Status
 from latentvars.inference.whole import Whole
 from latentvars.program import Program
-from latentvars.randomness import derive
 from latentvars.rows import Rows
 from latentvars.starts import Memberships, Start
 
@@ -124,8 +123,7 @@ def _drawn(
     check_drawable(program, rows)
     starts = []
     for chain in range(algorithm.chains):
-        own = seed if chain == 0 else derive(seed, 10, chain)
-        values = starting_point(program, rows, own, start)
+        values = starting_point(program, rows, start_seed(seed, chain), start)
         check_interior(program.space, values)
         starts.append(program.space.unconstrain(values))
     began = time.monotonic()

@@ -24,7 +24,7 @@ from latentvars.inference.fit import Fit
 from latentvars.inference.memory import within_memory
 from latentvars.inference.optima import Optima
 from latentvars.inference.snapshots import Checkpoint, Snapshots
-from latentvars.inference.starting import further, starting_point
+from latentvars.inference.starting import further, start_seed, starting_point
 from latentvars.inference.stopping import Status
 from latentvars.inference.whole import Whole
 from latentvars.program import Program
@@ -101,7 +101,7 @@ def best_of_starts(work: Work, seed: int, start: Mapping[str, Any] | Start | Non
 def tried(work: Work, seed: int, start: Mapping[str, Any] | Start | None, numbers: Sequence[int]) -> LongRuns:
     """Run the starts of these numbers."""
     whole, algorithm = work.whole, work.algorithm
-    seeds = {k: seed if k == 0 else derive(seed, 10, k) for k in numbers}
+    seeds = {k: start_seed(seed, k) for k in numbers}
     program = work.program()
     long = LongRuns(work, program)
     ends = long.ends

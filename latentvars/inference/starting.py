@@ -66,6 +66,11 @@ def starting_point(
     return {name: values[name].detach().clone().contiguous() for name in program.space.names}
 
 
+def start_seed(seed: int, number: int) -> int:
+    """The seed of a start; the first one has that of the run."""
+    return seed if number == 0 else derive(seed, 10, number)
+
+
 def further(program: Program, start: Mapping[str, Any] | Start | None) -> Mapping[str, Any] | Start | None:
     """How the starts after the first begin: from what ``start`` leaves open, or as if it were not given."""
     if start is None or isinstance(start, Mapping):

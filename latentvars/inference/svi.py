@@ -16,7 +16,7 @@ from latentvars.inference.fused import fuse, stepped
 from latentvars.inference.guides import Delta, GlobalGuide, Guide, MeanField
 from latentvars.inference.posteriors import PointMass, Variational
 from latentvars.inference.settings import check_at_least
-from latentvars.inference.starting import check_interior
+from latentvars.inference.starting import check_interior, start_seed
 from latentvars.inference.stopping import Plateau, Status, StopRule
 from latentvars.inference.svi_recorded import Capture, Recorded
 from latentvars.inference.svi_screening import ShortRuns, screen
@@ -180,7 +180,7 @@ class SVI:
             ended=self.stop,
             reached=self.reached,
         )
-        seeds = [problem.seed if k == 0 else derive(problem.seed, 10, k) for k in range(len(starts))]
+        seeds = [start_seed(problem.seed, k) for k in range(len(starts))]
         return screen(problem, [state.guide for state in states], seeds, self.optimizer, self.schedule, short)
 
     def init(self, problem: Problem) -> SVIState:

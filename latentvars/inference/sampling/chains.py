@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from latentvars.capture import Potential, Way
 from latentvars.errors import NumericalError
 from latentvars.inference.interruption import Interruption
 from latentvars.randomness import derive
+from latentvars.threads import one_thread
 
 NAMES = {
     "logp": "lp",
@@ -95,7 +96,7 @@ class Chains:
         total = len(self.begins) * (self.settings.draws + self.settings.tune)
         hidden = None if progress is None else not progress
         with (
-            _one_thread_each(self._cores),
+            one_thread() if self._cores > 1 else nullcontext(),
             Interruption() as interrupted,
             tqdm(total=total, disable=hidden, unit="draw") as bar,
         ):
@@ -233,15 +234,3 @@ def library() -> tuple[Any, Callable[..., Any]]:
     except ImportError as error:
         raise ImportError("lv.NUTS needs nutpie\n  do: pip install 'latentvars[nuts]'") from error
     return nutpie, from_pyfunc
-
-
-@contextmanager
-def _one_thread_each(chains: int) -> Iterator[None]:
-    """Operations use one thread while several chains run at a time."""
-    threads = torch.get_num_threads()
-    if chains > 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
