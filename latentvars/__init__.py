@@ -38,8 +38,11 @@ from latentvars.inference import (
 from latentvars.loading import load
 from latentvars.models import emissions
 from latentvars.posterior import LatentPosterior
+from latentvars.posterior.contrast import contrast
+from latentvars.posterior.contrast_result import Contrast
 from latentvars.posterior.loo import compare, loo
 from latentvars.posterior.standard_errors import StandardErrors
+from latentvars.posterior.table import table
 from latentvars.rows import Batch, Design, Parquet, Rows
 from latentvars.starts import Hierarchical, KMeansPlusPlus, Memberships, PriorDraws, RandomRows
 
@@ -68,6 +71,7 @@ __all__ = [
     "Bootstrap",
     "Capture",
     "Checkpoint",
+    "Contrast",
     "Custom",
     "Delta",
     "Design",
@@ -101,6 +105,7 @@ __all__ = [
     "VariationalEM",
     "bootstrap",
     "compare",
+    "contrast",
     "datasets",
     "emissions",
     "fit",
@@ -111,6 +116,7 @@ __all__ = [
     "models",
     "ordered",
     "plots",
+    "table",
 ]
 
 

@@ -423,6 +423,18 @@ class Fit:
         """Write what is needed to go on from here; see :class:`latentvars.Checkpoint`."""
         return save_snapshot(self, path, digest)
 
+    def knowledge(self, draws: int | None = None, *, seed: int | None = None) -> Knowledge:
+        """The globals as plain values, draws or a point, with the model and the data: what readouts begin with.
+
+        Args:
+            draws: of the globals; None: 1,000, or all those of a sampler.
+            seed: of the draws; None: that of the fit.
+
+        Raises:
+            SettingError: fewer than one draw.
+        """
+        return self._known(draws, self.seed if seed is None else seed)
+
     def _known(self, draws: int | None, seed: int) -> Knowledge:
         if draws is not None and draws < 1:
             raise SettingError(f"draws={draws}", "at least one draw", "write draws=1000")
