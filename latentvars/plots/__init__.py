@@ -1,8 +1,31 @@
 """Pictures of fits and embeddings: values in, a matplotlib figure out; no global state, no windows."""
 
 from latentvars.plots.components import components
+from latentvars.plots.emissions import emissions
+from latentvars.plots.forest import forest
+from latentvars.plots.latent import latent
+from latentvars.plots.loadings import loadings
 from latentvars.plots.neighbours import neighbours
+from latentvars.plots.progress import objective, restarts
+from latentvars.plots.responsibilities import responsibilities
+from latentvars.plots.sampling import ranks, trace
 from latentvars.plots.scatter import scatter
 from latentvars.plots.states import states
+from latentvars.plots.transitions import transitions
 
-__all__ = ["components", "neighbours", "scatter", "states"]
+__all__ = [
+    "components",
+    "emissions",
+    "forest",
+    "latent",
+    "loadings",
+    "neighbours",
+    "objective",
+    "ranks",
+    "responsibilities",
+    "restarts",
+    "scatter",
+    "states",
+    "trace",
+    "transitions",
+]

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from latentvars.distributions import HiddenMarkov
 from latentvars.errors import KindError, NameUnknownError, ShapeError
 from latentvars.inference import Fit
 from latentvars.plots.canvas import DPI, INK, canvas, colour, group_names, tidy
+from latentvars.plots.chains import chain_of, state_means, state_order
 
 
 def states(
@@ -51,13 +51,12 @@ def states(
     if not 0 <= row < len(rows):
         raise NameUnknownError(f"row {row}", f"0 to {len(rows) - 1}", "correct row.")
     rows = rows.subset([row])
-    x, means = _series(fit, rows, feature)
+    x, means, order = _series(fit, rows, feature)
     latent = fit.latent(rows)
     path, smoothed = latent.path()[0].numpy(), latent.mean()[0].numpy()
     times = np.arange(len(x)) if times is None else np.asarray(times)
     if times.shape != (len(x),):
         raise ShapeError(f"times of shape {list(times.shape)}", f"[{len(x)}], one a step", "pass all of them.")
-    order = np.argsort([means[:, k].mean() for k in range(smoothed.shape[1])])
     labelled = group_names(names, len(order), "state")
     if names is None:
         labelled = [f"{name}: mean {means[:, k].mean():.4g}" for k, name in enumerate(labelled)]
@@ -101,33 +100,15 @@ def _draw_ribbon(axis: Axes, edges: np.ndarray, groups: np.ndarray) -> None:
     axis.set_xlim(edges[0], edges[-1])
 
 
-def _series(fit: Fit, rows: Any, feature: int) -> tuple[np.ndarray, np.ndarray]:
-    """The series ``[T]`` and the mean of each state at each step ``[T, K]``."""
-    batch = rows.batch(dtype=fit.program.dtype)
-    chains = [
-        factor
-        for factor in fit.program.factor_distributions(fit.point, batch).values()
-        if isinstance(factor.fn, HiddenMarkov)
-    ]
-    if not chains:
-        raise KindError(
-            given=f"a fit of {type(fit.model).__name__}",
-            needed="an observed site that is a HiddenMarkov distribution",
-            remedy="draw other beliefs by scatter()",
-        )
-    chain, x = chains[0].fn, chains[0].value[0]
-    assert isinstance(chain, HiddenMarkov)
-    try:
-        mean = chain.emission.mean.detach()
-    except NotImplementedError:
-        raise KindError("an emission without a mean", "one of numbers", "draw latent(rows).path() yourself.") from None
-    if bool(mean.isnan().any()):
+def _series(fit: Fit, rows: Any, feature: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The series ``[T]``, the mean of each state at each step ``[T, K]``, and the states by their means ``[K]``."""
+    chain, value = chain_of(fit, rows)
+    x, means = value[0], state_means(chain, feature)
+    if means is None:
         raise KindError("an emission without a mean", "one of numbers", "draw latent(rows).path() yourself.")
-    if x.dim() == 2:
-        x, mean = x[:, feature], mean[..., feature]
-    mean = mean[0] if mean.dim() == 3 else mean
-    steps = mean.expand(len(x), chain.states)
-    return x.double().numpy(), steps.double().numpy()
+    x = x[:, feature] if x.dim() == 2 else x
+    steps = np.broadcast_to(means, (len(x), chain.states))
+    return x.double().numpy(), steps, state_order(chain, feature)
 
 
 def _feature_name(rows: Any, feature: int) -> str:
