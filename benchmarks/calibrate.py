@@ -12,11 +12,13 @@ from collections.abc import Callable
 
 import calibration_bootstrap
 import calibration_coverage
+import calibration_leave_one_out
 from calibration_check import Check, Settings
 
 SECTIONS: dict[str, Callable[[Settings], list[Check]]] = {
     "coverage": calibration_coverage.checks,
     "earthquakes": calibration_bootstrap.checks,
+    "leave-one-out": calibration_leave_one_out.checks,
 }
 
 

@@ -49,7 +49,13 @@ from latentvars.starts import Hierarchical, KMeansPlusPlus, Memberships, PriorDr
 if TYPE_CHECKING:
     from latentvars import datasets, plots
     from latentvars.embedding import Embedding
+    from latentvars.posterior.criticism.pit import pit
+    from latentvars.posterior.criticism.predictive_check import predictive_check
+    from latentvars.posterior.criticism.pseudo_residuals import pseudo_residuals
+    from latentvars.posterior.criticism.waic import waic
     from latentvars.studies import Bootstrap, bootstrap
+    from latentvars.studies.bivariate_residuals import bivariate_residuals
+    from latentvars.studies.leave_future_out import leave_future_out
 
 # imported when they are first used, as what they stand on (scikit-learn, matplotlib, joblib) is slow to import
 LATER = {
@@ -58,6 +64,12 @@ LATER = {
     "Embedding": ("latentvars.embedding", "Embedding"),
     "Bootstrap": ("latentvars.studies", "Bootstrap"),
     "bootstrap": ("latentvars.studies", "bootstrap"),
+    "pit": ("latentvars.posterior.criticism.pit", "pit"),
+    "predictive_check": ("latentvars.posterior.criticism.predictive_check", "predictive_check"),
+    "pseudo_residuals": ("latentvars.posterior.criticism.pseudo_residuals", "pseudo_residuals"),
+    "waic": ("latentvars.posterior.criticism.waic", "waic"),
+    "bivariate_residuals": ("latentvars.studies.bivariate_residuals", "bivariate_residuals"),
+    "leave_future_out": ("latentvars.studies.leave_future_out", "leave_future_out"),
 }
 
 __version__ = "0.1.0"
@@ -103,6 +115,7 @@ __all__ = [
     "TimeLimit",
     "Tolerance",
     "VariationalEM",
+    "bivariate_residuals",
     "bootstrap",
     "compare",
     "contrast",
@@ -111,12 +124,17 @@ __all__ = [
     "fit",
     "flat",
     "from_point",
+    "leave_future_out",
     "load",
     "loo",
     "models",
     "ordered",
+    "pit",
     "plots",
+    "predictive_check",
+    "pseudo_residuals",
     "table",
+    "waic",
 ]
 
 

@@ -11,6 +11,7 @@ from latentvars.distributions.mixture import Mixture
 from latentvars.distributions.ordering import OrderedBy
 from latentvars.distributions.product import Product
 from latentvars.distributions.soft_categorical import SoftCategorical
+from latentvars.distributions.tails import Tails, chain_tails, step_states, tails
 
 __all__ = [
     "ChainPosterior",
@@ -23,6 +24,8 @@ __all__ = [
     "OrderedBy",
     "Product",
     "SoftCategorical",
+    "Tails",
+    "chain_tails",
     "completed",
     "drawn",
     "expected",
@@ -31,4 +34,6 @@ __all__ = [
     "observed_part",
     "ordered",
     "stationary",
+    "step_states",
+    "tails",
 ]

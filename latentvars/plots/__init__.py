@@ -6,7 +6,10 @@ from latentvars.plots.forest import forest
 from latentvars.plots.latent import latent
 from latentvars.plots.loadings import loadings
 from latentvars.plots.neighbours import neighbours
+from latentvars.plots.pit import pit
+from latentvars.plots.predictive_check import predictive_check
 from latentvars.plots.progress import objective, restarts
+from latentvars.plots.pseudo_residuals import pseudo_residuals
 from latentvars.plots.responsibilities import responsibilities
 from latentvars.plots.sampling import ranks, trace
 from latentvars.plots.scatter import scatter
@@ -21,6 +24,9 @@ __all__ = [
     "loadings",
     "neighbours",
     "objective",
+    "pit",
+    "predictive_check",
+    "pseudo_residuals",
     "ranks",
     "responsibilities",
     "restarts",

@@ -68,7 +68,7 @@ def loo(fit: Drawn, *, unit: Unit, draws: int | None = None, seed: int | None = 
 
 def _tree(fit: Drawn, unit: Unit, draws: int | None, seed: int | None) -> xr.DataTree:
     """What is read of a fit, checked."""
-    _check_unit(fit.rows, unit)
+    check_unit(fit.rows, unit)
     if fit.extent is not None:
         raise SupportError(
             given="a fit of several processes, each of which has rows of its own",
@@ -156,8 +156,13 @@ def compare(
     return cast(Any, arviz_stats).compare(found, method=weights)
 
 
-def _check_unit(rows: Rows, unit: str) -> None:
+def check_unit(rows: Rows, unit: str) -> None:
+    """Whether ``unit`` says what the rows are, which can be left out one by one; errors as :func:`loo`."""
     given = "row" if rows.lengths is None else "sequence"
+    if unit == "future":
+        raise SettingError(
+            'unit="future"', "lv.leave_future_out, which fits again on the way", "lv.leave_future_out(fit, first=20)"
+        )
     if unit not in ("row", "sequence"):
         raise SettingError(f"unit={unit!r}", 'unit="row" or unit="sequence"', f'write unit="{given}"')
     if unit != given:

@@ -244,6 +244,24 @@ class Rows:
         at = positions_of(index, len(self))
         return self.picked(at, tuple(self.names[i] for i in at.tolist()))
 
+    def first_steps(self, steps: int) -> Rows:
+        """The sequences cut to their first ``steps`` steps, at least one; shorter ones as they are.
+
+        Raises:
+            KindError: rows that are single observations, or that stay in their files.
+        """
+        if self.lengths is None or self.streamed or steps < 1:
+            raise KindError(
+                f"the first {steps} steps of {self!r}", "sequences in memory, and one step or more", "pass lengths=."
+            )
+        position = torch.arange(self.steps) - self._starts.repeat_interleave(self.lengths)
+        kept = position < steps
+        rows = object.__new__(Rows)
+        columns = {name: value[kept] for name, value in self.columns.items()}
+        known = {name: value[kept] if len(value) == self.steps else value for name, value in self.known.items()}
+        rows._set(columns, self.lengths.clamp(max=steps), self.weights, self.features, self.names, known)
+        return rows
+
     def picked(self, at: Tensor, names: Sequence[Hashable] | None = None) -> Rows:
         """The rows at positions ``[B]`` from 0, in memory, named by their order where no names are given."""
         where = self._steps_of(at)

@@ -141,7 +141,7 @@ def bootstrap(
         fit.model,
         replace(algorithm, restarts=1),
         resampling(fit, used, kind, weights),
-        _inside(fit.program.space, fit.point),
+        inside(fit.program.space, fit.point),
         restarts,
         compared,
         references,
@@ -247,7 +247,7 @@ def _compared(rows: Rows) -> Rows:
     return rows if size == len(rows) else rows.subset(torch.arange(size) * len(rows) // size)
 
 
-def _inside(space: GlobalSpace, point: dict[str, Tensor]) -> dict[str, Tensor]:
+def inside(space: GlobalSpace, point: dict[str, Tensor]) -> dict[str, Tensor]:
     """The point with probabilities a little inside their support, from where every algorithm can move."""
     found = {}
     for site in space.sites:

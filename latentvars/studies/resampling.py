@@ -12,6 +12,7 @@ from torch import Tensor
 
 from latentvars.errors import ModelError, SettingError
 from latentvars.inference import Fit
+from latentvars.posterior.criticism.reading import repeated
 from latentvars.posterior.observations import Layout, Observations, predictions
 from latentvars.program import Program
 from latentvars.rows import Rows
@@ -106,7 +107,7 @@ def _by_rows(rows: Rows, weights: str) -> ByRows:
 
 
 def _from_model(fit: Fit, rows: Rows) -> FromModel:
-    rows = _unweighted(rows)
+    rows = repeated(rows, "use kind='rows'")
     if rows.known:
         raise SettingError(
             given=f"rows whose {', '.join(rows.known)} is known, which draws from the model would not follow",
@@ -123,18 +124,3 @@ def _from_model(fit: Fit, rows: Rows) -> FromModel:
             remedy="observe whole columns (obs=rows['y']), or use kind='rows'",
         )
     return FromModel(fit.model, rows, fit.point, observations.layouts, columns)
-
-
-def _unweighted(rows: Rows) -> Rows:
-    """Rows of weight w as w rows."""
-    weights = rows.weights
-    if bool((weights == 1).all()):
-        return rows
-    if bool((weights != weights.round()).any()):
-        raise SettingError(
-            given="row weights that are not whole numbers",
-            needed="whole numbers: each row is drawn as many times",
-            remedy="use kind='rows'",
-        )
-    repeated = rows.subset(torch.arange(len(rows)).repeat_interleave(weights.long()))
-    return repeated.with_weights(np.ones(len(repeated)))
