@@ -9,6 +9,7 @@ from latentvars.inference import (
     EM,
     NUTS,
     SVI,
+    Amortised,
     AnyOf,
     Capture,
     Checkpoint,
@@ -17,14 +18,17 @@ from latentvars.inference import (
     Distributed,
     Fit,
     Fitter,
+    Flow,
     FullRank,
     GuideSteps,
     Keep,
+    Laplace,
     LowRank,
     MeanField,
     MonteCarloEM,
     Never,
     OnlineEM,
+    Pathfinder,
     Plateau,
     Refuse,
     Restart,
@@ -49,13 +53,7 @@ from latentvars.starts import Hierarchical, KMeansPlusPlus, Memberships, PriorDr
 if TYPE_CHECKING:
     from latentvars import datasets, plots
     from latentvars.embedding import Embedding
-    from latentvars.posterior.criticism.pit import pit
-    from latentvars.posterior.criticism.predictive_check import predictive_check
-    from latentvars.posterior.criticism.pseudo_residuals import pseudo_residuals
-    from latentvars.posterior.criticism.waic import waic
     from latentvars.studies import Bootstrap, bootstrap
-    from latentvars.studies.bivariate_residuals import bivariate_residuals
-    from latentvars.studies.leave_future_out import leave_future_out
 
 # imported when they are first used, as what they stand on (scikit-learn, matplotlib, joblib) is slow to import
 LATER = {
@@ -64,12 +62,6 @@ LATER = {
     "Embedding": ("latentvars.embedding", "Embedding"),
     "Bootstrap": ("latentvars.studies", "Bootstrap"),
     "bootstrap": ("latentvars.studies", "bootstrap"),
-    "pit": ("latentvars.posterior.criticism.pit", "pit"),
-    "predictive_check": ("latentvars.posterior.criticism.predictive_check", "predictive_check"),
-    "pseudo_residuals": ("latentvars.posterior.criticism.pseudo_residuals", "pseudo_residuals"),
-    "waic": ("latentvars.posterior.criticism.waic", "waic"),
-    "bivariate_residuals": ("latentvars.studies.bivariate_residuals", "bivariate_residuals"),
-    "leave_future_out": ("latentvars.studies.leave_future_out", "leave_future_out"),
 }
 
 __version__ = "0.1.0"
@@ -78,6 +70,7 @@ __all__ = [
     "EM",
     "NUTS",
     "SVI",
+    "Amortised",
     "AnyOf",
     "Batch",
     "Bootstrap",
@@ -91,11 +84,13 @@ __all__ = [
     "Embedding",
     "Fit",
     "Fitter",
+    "Flow",
     "FullRank",
     "GuideSteps",
     "Hierarchical",
     "KMeansPlusPlus",
     "Keep",
+    "Laplace",
     "LatentPosterior",
     "LowRank",
     "MeanField",
@@ -104,6 +99,7 @@ __all__ = [
     "Never",
     "OnlineEM",
     "Parquet",
+    "Pathfinder",
     "Plateau",
     "PriorDraws",
     "RandomRows",
@@ -115,7 +111,6 @@ __all__ = [
     "TimeLimit",
     "Tolerance",
     "VariationalEM",
-    "bivariate_residuals",
     "bootstrap",
     "compare",
     "contrast",
@@ -124,17 +119,12 @@ __all__ = [
     "fit",
     "flat",
     "from_point",
-    "leave_future_out",
     "load",
     "loo",
     "models",
     "ordered",
-    "pit",
     "plots",
-    "predictive_check",
-    "pseudo_residuals",
     "table",
-    "waic",
 ]
 
 

@@ -19,6 +19,7 @@ from latentvars import inference, models
 from latentvars.contract import LatentModel
 from latentvars.errors import ModelError, ShapeError, StorageError
 from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
+from latentvars.inference.density import Normals
 from latentvars.inference.fit import Fit, prepared
 from latentvars.inference.guides import Guide
 from latentvars.inference.optima import Optima
@@ -61,8 +62,11 @@ def load(
     document, tensors = read_fit(Path(path))
     known = registry()
     fitted = _model(document["model"], tensors, model, known)
-    _restore_networks(fitted, document["networks"], tensors)
     rows = _rows(document, tensors, None if data is None else prepared(fitted, data))
+    drawing = decode(document.get("guide_of_locals"), tensors, known)
+    if drawing is not None and getattr(fitted, "guide", None) is None:
+        fitted = drawing.attached(fitted, rows)
+    _restore_networks(fitted, document["networks"], tensors)
     program = Program.of(fitted, rows, getattr(torch, document["dtype"]))
     _check_globals(program, document["globals"]["shapes"])
     fixed, tied = (decode(document["globals"].get(what), tensors, known) for what in ("fixed", "tied"))
@@ -195,6 +199,8 @@ def _globals(
         return PointMass({name: stored[name] for name in program.space.names})
     if saved["class"] == Draws.__name__:
         return Draws.rebuilt(program.space, stored)  # type: ignore[return-value]  (its point is a cached property)
+    if saved["class"] == Normals.__name__:
+        return Normals.rebuilt(program.space, stored)  # type: ignore[return-value]  (its point is a cached property)
     if saved["class"] != Variational.__name__:
         raise StorageError(f"globals known as {saved['class']}", "a point, a guide or draws", "upgrade latentvars")
     settings = copy.deepcopy(guide) if guide is not None else _optional(saved["guide"], tensors, known)

@@ -1,11 +1,14 @@
 """One loop, and the algorithms that run in it."""
 
+from latentvars.inference.amortised import Amortised
 from latentvars.inference.degenerate import Keep, Refuse, Restart
+from latentvars.inference.density import Laplace, Pathfinder
 from latentvars.inference.distributed import Distributed
 from latentvars.inference.em import EM
 from latentvars.inference.fit import Fit
 from latentvars.inference.fitter import Fitter
 from latentvars.inference.fitting import fit, from_point
+from latentvars.inference.flow import Flow
 from latentvars.inference.guide_steps import GuideSteps
 from latentvars.inference.guides import Custom, Delta, FullRank, LowRank, MeanField
 from latentvars.inference.monte_carlo_em import MonteCarloEM
@@ -21,6 +24,7 @@ __all__ = [
     "EM",
     "NUTS",
     "SVI",
+    "Amortised",
     "AnyOf",
     "Capture",
     "Checkpoint",
@@ -29,14 +33,17 @@ __all__ = [
     "Distributed",
     "Fit",
     "Fitter",
+    "Flow",
     "FullRank",
     "GuideSteps",
     "Keep",
+    "Laplace",
     "LowRank",
     "MeanField",
     "MonteCarloEM",
     "Never",
     "OnlineEM",
+    "Pathfinder",
     "Plateau",
     "Refuse",
     "Restart",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -115,6 +116,29 @@ class GlobalsPosterior(Protocol):
     def tensors(self) -> dict[str, Tensor]:
         """Everything that has to be stored to rebuild it."""
         ...
+
+
+class OneGo(ABC):
+    """An algorithm without passes: it has all rows in memory, and leaves no state to go on from."""
+
+    @property
+    @abstractmethod
+    def starts(self) -> int:
+        """Starting points that it is given."""
+
+    @abstractmethod
+    def sample(
+        self, program: Program, rows: Rows, starts: Sequence[Tensor], seed: int, progress: bool | None
+    ) -> tuple[GlobalsPosterior, Status]:
+        """What is known of the globals at its end, and how it ended.
+
+        Args:
+            program: the model.
+            rows: all data.
+            starts: as many as :attr:`starts`, unconstrained ``[P]``.
+            seed: of the run.
+            progress: whether to show a bar; None: where standard error is a terminal.
+        """
 
 
 class Algorithm(Protocol):

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from latentvars.contract import LatentModel
 from latentvars.errors import KindError, NumericalError, SettingError, SupportError
-from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
+from latentvars.inference.algorithm import Algorithm, GlobalsPosterior, OneGo
 from latentvars.inference.backend import Backend
 from latentvars.inference.binding import prepared
 from latentvars.inference.degenerate import empty
 from latentvars.inference.extent import Extent
 from latentvars.inference.optima import Optima
 from latentvars.inference.posteriors import PointMass
-from latentvars.inference.sampling import NUTS, Draws
+from latentvars.inference.sampling import Draws
 from latentvars.inference.saving import described, save, save_snapshot
 from latentvars.inference.scoring import row_scores, total_score
 from latentvars.inference.stopping import Status
@@ -69,7 +69,7 @@ class Fit:
 
     program: Program
     rows: Rows
-    algorithm: Algorithm | NUTS | None
+    algorithm: Algorithm | OneGo | None
     globals: GlobalsPosterior
     status: Status
     history: np.ndarray = field(repr=False)
@@ -85,7 +85,7 @@ class Fit:
     def of(
         program: Program,
         rows: Rows,
-        algorithm: Algorithm | NUTS | None,
+        algorithm: Algorithm | OneGo | None,
         posterior: GlobalsPosterior,
         *,
         status: Status,
@@ -144,7 +144,7 @@ class Fit:
     @property
     def collapsed(self) -> tuple[str, ...]:
         """Elements of globals at the variance floor, as ``covariance[2]``: a spurious optimum; () for a loaded fit."""
-        if self.algorithm is None or self.state is None or isinstance(self.algorithm, NUTS):
+        if self.algorithm is None or self.state is None or isinstance(self.algorithm, OneGo):
             return ()
         return tuple(self.algorithm.collapsed(self.state))
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, Literal, final
 
 from latentvars.contract import LatentModel
-from latentvars.inference.algorithm import Algorithm
+from latentvars.inference.algorithm import Algorithm, OneGo
+from latentvars.inference.amortised import Amortised
 from latentvars.inference.em import EM
 from latentvars.inference.fit import Fit
 from latentvars.inference.fitting import fit
-from latentvars.inference.sampling import NUTS
 from latentvars.starts import Start
 
 
@@ -30,15 +30,17 @@ class Fitter:
         progress: whether each call shows a bar; None: where standard error is a terminal.
         fixed, tied: what is known of globals, as in :func:`latentvars.fit`.
         start: starting values or a way to find them, as in :func:`latentvars.fit`.
+        guide: of continuous locals, as in :func:`latentvars.fit`.
     """
 
     model: LatentModel
-    algorithm: Algorithm | NUTS = field(default_factory=EM)
+    algorithm: Algorithm | OneGo = field(default_factory=EM)
     seed: int = 0
     progress: bool | None = False
     fixed: Mapping[str, Any] | None = None
     tied: Mapping[str, Any] | None = None
     start: Mapping[str, Any] | Start | None = None
+    guide: Literal["auto"] | Amortised | None = None
 
     def __call__(self, data: Any) -> Fit:
         """Fit the model to ``data``; errors as :func:`latentvars.fit`."""
@@ -48,6 +50,7 @@ class Fitter:
             self.algorithm,
             seed=self.seed,
             start=self.start,
+            guide=self.guide,
             progress=self.progress,
             fixed=self.fixed,
             tied=self.tied,

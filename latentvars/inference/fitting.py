@@ -6,25 +6,25 @@ import copy
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from latentvars.contract import LatentModel
 from latentvars.errors import DataError, KindError, NameUnknownError, ProcessError, SettingError
-from latentvars.inference.algorithm import Algorithm
+from latentvars.inference.algorithm import Algorithm, OneGo
+from latentvars.inference.amortised import Amortised, with_guide
 from latentvars.inference.backend import Backend, Local
 from latentvars.inference.binding import Restrictions, bind, check_estimable, prepared
 from latentvars.inference.em import EM
 from latentvars.inference.fit import Fit
 from latentvars.inference.posteriors import PointMass
 from latentvars.inference.restarts import Work, best_of_starts, sound_end
-from latentvars.inference.sampling import NUTS
 from latentvars.inference.sampling.nuts import check_drawable
 from latentvars.inference.saving import text
 from latentvars.inference.snapshots import Checkpoint
 from latentvars.inference.spreading import spread_starts
-from latentvars.inference.starting import check_interior, start_seed, starting_point
+from latentvars.inference.starting import check_interior, starting_point, starting_points
 from latentvars.inference.stopping import Status
 from latentvars.inference.whole import Whole
 from latentvars.program import Program
@@ -35,7 +35,7 @@ from latentvars.starts import Memberships, Start
 def fit(
     model: LatentModel,
     data: Any,
-    algorithm: Algorithm | NUTS | None = None,
+    algorithm: Algorithm | OneGo | None = None,
     *,
     seed: int = 0,
     start: Mapping[str, Any] | Start | None = None,
@@ -45,18 +45,19 @@ def fit(
     tied: Mapping[str, Any] | None = None,
     backend: Backend | None = None,
     checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+    guide: Literal["auto"] | Amortised | None = None,
 ) -> Fit:
     """Fit a latent-variable model.
 
     Args:
         model: any object with a Pyro ``model(rows)``; it is copied, never changed.
         data: :class:`latentvars.Rows`, or anything it accepts.
-        algorithm: ``lv.EM()`` by default; ``lv.SVI(...)``, ``lv.NUTS(...)``.
+        algorithm: ``lv.EM()`` by default; ``lv.SVI(...)``, ``lv.NUTS(...)``, ``lv.Laplace()``, ``lv.Pathfinder()``.
         seed: every random number of the run is derived from it; torch's global generator is left alone.
         start: constrained starting values for some or all globals; or a way to find them: ``lv.KMeansPlusPlus()`` (the
             default of built-in models), ``lv.RandomRows()``, ``lv.Hierarchical()``, ``lv.PriorDraws()`` (the default of
-            models without ``initial``), or ``lv.Memberships(labels or shares)``. With ``restarts``, starts after the
-            first are drawn anew.
+            models without ``initial``), ``lv.Pathfinder()``, or ``lv.Memberships(labels or shares)``. With
+            ``restarts``, starts after the first are drawn anew.
         resume: an earlier fit of the same model and data to go on from, with its optimiser's state.
         progress: show a bar with the objective per row; None: where standard error is a terminal.
         fixed: what is known of globals: site → array of its shape, NaN where an entry is free, as
@@ -68,6 +69,8 @@ def fit(
         backend: ``lv.Distributed()`` in every one of several processes; None: this process alone.
         checkpoint: a folder that a run is written to while it is under way, or :class:`latentvars.Checkpoint` with how
             often; ``resume=lv.load(folder, data=rows)`` goes on from there.
+        guide: how continuous locals are drawn where the model has no ``guide(rows)``: ``"auto"`` or
+            ``lv.Amortised(...)``, a network from the columns of a row to a normal; the fitted model keeps it.
 
     Returns:
         The fit; after Ctrl-C the fit so far, with status ``INTERRUPTED``.
@@ -86,9 +89,14 @@ def fit(
     """
     algorithm = algorithm if algorithm is not None else EM()
     _check_kinds(algorithm, start, resume)
-    if isinstance(algorithm, NUTS):
-        _check_alone(resume, backend, checkpoint)
-        return _drawn(model, data, algorithm, seed, start, progress, Restrictions(fixed or {}, tied or {}))
+    if guide is not None:
+        if resume is not None:
+            raise SettingError("guide= together with resume=", "one of them", "leave it out: a fit keeps its guide")
+        data = Rows.of(data)
+        model = with_guide(model, data, guide)
+    if isinstance(algorithm, OneGo):
+        _check_alone(algorithm, resume, backend, checkpoint)
+        return _in_one_go(model, data, algorithm, seed, start, progress, Restrictions(fixed or {}, tied or {}))
     if resume is not None:
         if fixed is not None or tied is not None:
             raise SettingError(
@@ -109,43 +117,43 @@ def fit(
     return spread_starts(work, seed, start) if processes.spreads_starts else best_of_starts(work, seed, start)
 
 
-def _drawn(
+def _in_one_go(
     model: LatentModel,
     data: Any,
-    algorithm: NUTS,
+    algorithm: OneGo,
     seed: int,
     start: Mapping[str, Any] | Start | None,
     progress: bool | None,
     known: Restrictions,
 ) -> Fit:
-    """A fit whose globals are draws; each chain has a start of its own for what ``start`` leaves open."""
+    """A fit without passes; each chain or path has a start of its own for what ``start`` leaves open."""
     rows, program = bind(model, data, known)
-    check_drawable(program, rows)
+    check_drawable(program, rows, type(algorithm).__name__)
     starts = []
-    for chain in range(algorithm.chains):
-        values = starting_point(program, rows, start_seed(seed, chain), start)
+    for values in starting_points(program, rows, seed, algorithm.starts, start):
         check_interior(program.space, values)
         starts.append(program.space.unconstrain(values))
     began = time.monotonic()
-    draws, complete = algorithm.sample(program, rows, starts, seed, progress)
-    status, seconds = Status.DRAWN if complete else Status.INTERRUPTED, time.monotonic() - began
-    return Fit.of(program, rows, algorithm, draws, status=status, history=np.zeros(0), seed=seed, seconds=seconds)
+    found, status = algorithm.sample(program, rows, starts, seed, progress)
+    seconds = time.monotonic() - began
+    return Fit.of(program, rows, algorithm, found, status=status, history=np.zeros(0), seed=seed, seconds=seconds)
 
 
-def _check_alone(*others: Any) -> None:
-    """Sampling goes in one go, in one process."""
+def _check_alone(algorithm: OneGo, *others: Any) -> None:
+    """It goes in one go, in one process."""
     for name, value, remedy in zip(
         ("resume", "backend", "checkpoint"),
         others,
         (
             "begin where the fit ended: start=fit.point",
-            "leave it out: chains run side by side anyway",
+            "leave it out: all rows have to be in one process",
             "leave it out, and save the fit that comes out",
         ),
         strict=True,
     ):
         if value is not None:
-            raise SettingError(f"lv.NUTS with {name}=", "a run in one go, in one process", remedy)
+            what = f"lv.{type(algorithm).__name__} with {name}="
+            raise SettingError(what, "a run in one go, in one process", remedy)
 
 
 def _check_agreed(whole: Whole, said: Any) -> None:
@@ -181,7 +189,7 @@ def _agreed_start(whole: Whole, start: Any) -> Any:
 
 def _check_kinds(algorithm: Any, start: Any, resume: Any) -> None:
     """The arguments are what their names say."""
-    if isinstance(algorithm, type) or not (hasattr(algorithm, "contribution") or isinstance(algorithm, NUTS)):
+    if isinstance(algorithm, type) or not (hasattr(algorithm, "contribution") or isinstance(algorithm, OneGo)):
         name = algorithm.__name__ if isinstance(algorithm, type) else repr(algorithm)
         raise KindError(f"the algorithm {name}", "an algorithm with its settings", "write lv.EM() or lv.SVI()")
     if start is not None and (isinstance(start, type) or not (isinstance(start, Mapping) or hasattr(start, "again"))):

@@ -86,7 +86,7 @@ class MeanField:
     scale: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
+        check_scale(self.scale)
 
     def build(self, space: GlobalSpace, start: Mapping[str, Tensor], dtype: torch.dtype) -> GlobalGuide:
         return NormalGuide(space, start, dtype, diagonal=self.scale, rank=0)
@@ -100,7 +100,7 @@ class LowRank:
     scale: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
+        check_scale(self.scale)
         if self.rank < 1:
             raise SettingError(f"rank={self.rank}", "a rank of at least 1", "use MeanField() for a diagonal covariance")
 
@@ -115,7 +115,7 @@ class FullRank:
     scale: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
+        check_scale(self.scale)
 
     def build(self, space: GlobalSpace, start: Mapping[str, Tensor], dtype: torch.dtype) -> GlobalGuide:
         return TriangularGuide(space, start, dtype, diagonal=self.scale)
@@ -151,7 +151,7 @@ class Custom:
         return PyroGuide(space, dtype, self.guide)
 
 
-def _check_scale(scale: float) -> None:
+def check_scale(scale: float) -> None:
     if not scale > 0:
         raise SettingError(f"scale={scale}", "a positive initial standard deviation", "write scale=0.1")
 

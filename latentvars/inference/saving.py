@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
+from latentvars.inference.algorithm import Algorithm, GlobalsPosterior, OneGo
+from latentvars.inference.amortised.settings import settings_of
 from latentvars.inference.optima import Optima
-from latentvars.inference.sampling import NUTS
 from latentvars.inference.stopping import Status
 from latentvars.posterior.datatree import provenance
 from latentvars.program import Program, model_modules
@@ -34,7 +34,7 @@ class Savable(Protocol):
     @property
     def rows(self) -> Rows: ...
     @property
-    def algorithm(self) -> Algorithm | NUTS | None: ...
+    def algorithm(self) -> Algorithm | OneGo | None: ...
     @property
     def globals(self) -> GlobalsPosterior: ...
     @property
@@ -96,6 +96,7 @@ def _write(fit: Savable, path: Path, overwrite: bool, data: bool, digest: str | 
         **provenance(),
         "model": _description(fit.program.model, "model", tensors),
         "algorithm": _description(fit.algorithm, "algorithm", tensors),
+        "guide_of_locals": encode(settings_of(fit.program.model), tensors, "guide_of_locals"),
         "globals": _globals(fit, tensors),
         "networks": _networks(fit.program.model, tensors),
         "optima": encode(fit.optima, tensors, "optima"),

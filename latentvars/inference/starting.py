@@ -19,7 +19,7 @@ from latentvars.posterior.scales import entry_bounds
 from latentvars.program import GlobalSpace, Program
 from latentvars.randomness import derive, generator
 from latentvars.rows import Rows
-from latentvars.starts import PriorDraws, Start
+from latentvars.starts import PriorDraws, Search, Start
 
 CANDIDATES = 10
 INSIDE = 0.01  # of the distance of two bounds, how far from one a start stands
@@ -66,6 +66,15 @@ def starting_point(
     return {name: values[name].detach().clone().contiguous() for name in program.space.names}
 
 
+def starting_points(
+    program: Program, rows: Rows, seed: int, count: int, start: Mapping[str, Any] | Start | None = None
+) -> list[dict[str, Tensor]]:
+    """Starting values of several chains: a search is made once for all of them; else each is a start by itself."""
+    if isinstance(start, Search):
+        return _searched(program, rows, seed, start, count)
+    return [starting_point(program, rows, start_seed(seed, k), start) for k in range(count)]
+
+
 def start_seed(seed: int, number: int) -> int:
     """The seed of a start; the first one has that of the run."""
     return seed if number == 0 else derive(seed, 10, number)
@@ -88,6 +97,8 @@ def _initial(program: Program, rows: Rows, seed: int) -> dict[str, Tensor]:
 
 def _proposed(program: Program, rows: Rows, seed: int, start: Start) -> dict[str, Tensor]:
     """Globals by a named way to start."""
+    if isinstance(start, Search):
+        return _searched(program, rows, seed, start, 1)[0]
     if isinstance(start, PriorDraws):
         drawn = program.global_sites(program.prior_draw(0))
         flat = {name for name, prior in drawn.items() if isinstance(without_wrappers(prior), Flat)}
@@ -97,6 +108,17 @@ def _proposed(program: Program, rows: Rows, seed: int, start: Start) -> dict[str
     if grouped is not None:
         return {name: value.to(program.dtype) for name, value in grouped(rows, start, generator(seed, 1)).items()}
     return start_of_groups(program, rows, start, seed, _best_prior_draw(program, rows, seed, {}))
+
+
+def _searched(program: Program, rows: Rows, seed: int, start: Search, count: int) -> list[dict[str, Tensor]]:
+    """Globals by a search that begins at several of the starts that there would be without it."""
+    begins = []
+    for k in range(start.paths):
+        values = starting_point(program, rows, start_seed(seed, k))
+        check_interior(program.space, values)
+        begins.append(program.space.unconstrain(values))
+    found = start.points(program, rows, begins, count, derive(seed, 50))
+    return [program.space.constrain(free)[0] for free in found]
 
 
 def _arranged(program: Program, values: dict[str, Tensor]) -> dict[str, Tensor]:

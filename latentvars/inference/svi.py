@@ -89,7 +89,8 @@ class SVI:
         passes: most passes over the data.
         optimizer: a torch factory, parameters → optimiser.
         schedule: a torch factory, optimiser → learning-rate schedule, stepped after each update.
-        guide: q(globals): ``MeanField()``, ``FullRank()``, ``LowRank(rank)``, ``Delta()`` or ``Custom(guide)``.
+        guide: q(globals): ``MeanField()``, ``FullRank()``, ``LowRank(rank)``, ``Flow()``, ``Delta()`` or
+            ``Custom(guide)``.
         batch_size: rows per batch; None: all rows up to 1,024, else 256.
         batches_per_step: batches accumulated for one update.
         memory: bytes that the work on a batch may take: a step is made of several batches where its rows take more, by
@@ -140,6 +141,12 @@ class SVI:
         if self.importance and self.particles < 2:
             raise SettingError("importance=True with one particle", "several draws", "write SVI(particles=10)")
         check_clip(self.clip)
+        if not hasattr(self.guide, "build"):
+            raise SettingError(
+                given=f"guide={self.guide!r}",
+                needed="a guide for the globals, as lv.FullRank()",
+                remedy='correct it; a guide for continuous locals is asked for by lv.fit(..., guide="auto")',
+            )
         if self.compile and self.capture is None:
             raise SettingError("compile=True with capture=None", "recorded steps to compile", "leave capture= out")
         if self.kl_weight < 0:

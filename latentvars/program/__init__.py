@@ -4,6 +4,7 @@ from latentvars.program.choices import Choices
 from latentvars.program.gaps import check_missing
 from latentvars.program.globals import GlobalSite, GlobalSpace
 from latentvars.program.label_checks import check_labels
+from latentvars.program.locals import continuous_locals
 from latentvars.program.modules import model_modules, model_parameters, network_dtype
 from latentvars.program.program import Bound, Expectation, Program
 from latentvars.program.restriction import Restriction
@@ -20,6 +21,7 @@ __all__ = [
     "Roles",
     "check_labels",
     "check_missing",
+    "continuous_locals",
     "model_modules",
     "model_parameters",
     "network_dtype",

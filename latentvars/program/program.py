@@ -213,6 +213,10 @@ class Program:
             guide = self.guided(batch, seed)
             run = self.trace(values, batch, guide)
             found = {name: guide.sites[name].fn for name in self.roles.continuous} if guide else {}
+            marginals: Any = getattr(self.model, "guide_marginals", None)
+            if found and marginals is not None:  # a guide that draws one local given another
+                with self._around():
+                    found |= marginals(batch)
             found.update(self._discrete_beliefs(run))
             for site in run.local.values():
                 collapsed: Any = site.fn

@@ -56,7 +56,7 @@ def find_roles(model: LatentModel, two: Batch, three: Batch, dtype: torch.dtype)
             remedy="write a class with `def model(self, rows): ...` and pass an instance of it",
         )
     check_reachable(model)
-    run, other = (_sketch(model, batch, dtype) for batch in (two, three))
+    run, other = (sketched(model, batch, dtype) for batch in (two, three))
     _check_conditional_sites(run, other)
     for name, site in run.sites.items():
         if not site.local:
@@ -107,7 +107,7 @@ def _quiet_run(function: Any, batch: Batch, dtype: torch.dtype) -> Run:
             ) from error
 
 
-def _sketch(model: LatentModel, batch: Batch, dtype: torch.dtype) -> Run:
+def sketched(model: LatentModel, batch: Batch, dtype: torch.dtype) -> Run:
     """The model on a small batch; parameters and scales inside it are errors."""
     run = _quiet_run(model.model, batch, dtype)
     _check_parameters(run, f"{type(model).__name__}.model")
@@ -205,7 +205,7 @@ def _guide_nesting(
                 given=f"the continuous locals {list(continuous)} have no guide",
                 needed="q(z | x) for every continuous local",
                 remedy="add a method guide(rows) that samples them inside `with rows.plate():`, and fit with "
-                "lv.VariationalEM(), lv.MonteCarloEM() or lv.SVI()",
+                'lv.VariationalEM(), lv.MonteCarloEM() or lv.SVI(); or let one be made: lv.fit(..., guide="auto")',
             )
         return 1
     run = _quiet_run(guide, batch, dtype)

@@ -8,6 +8,7 @@ from latentvars.starts.grouping import (
     Points,
     PriorDraws,
     RandomRows,
+    Search,
     Start,
     blurred,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "Points",
     "PriorDraws",
     "RandomRows",
+    "Search",
     "Start",
     "blurred",
 ]

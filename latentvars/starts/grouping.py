@@ -6,8 +6,9 @@ filled in by whoever makes the points, so that no grouping meets any.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -208,7 +209,25 @@ class PriorDraws:
         return self
 
 
-Start = Grouping | PriorDraws
+@runtime_checkable
+class Search(Protocol):
+    """A way to start that looks for the mass of the density of the globals, as :class:`latentvars.Pathfinder`."""
+
+    @property
+    def paths(self) -> int:
+        """Points that it begins from."""
+        ...
+
+    def points(self, program: Any, rows: Any, begins: Sequence[Tensor], count: int, seed: int) -> list[Tensor]:
+        """``count`` unconstrained starting values ``[P]``, from as many begins as :attr:`paths`."""
+        ...
+
+    def again(self) -> Search:
+        """How further starts of the same fit begin."""
+        ...
+
+
+Start = Grouping | PriorDraws | Search
 
 
 def blurred(grouping: Grouping, points: Points, groups: int, blur: float, generator: torch.Generator) -> Tensor:

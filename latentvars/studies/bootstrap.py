@@ -13,8 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latentvars.errors import KindError, LatentVarsError, NumericalError, SettingError
-from latentvars.inference import EM, NUTS, Fit, Status
+from latentvars.inference import EM, Fit, Status
 from latentvars.inference import fit as fit_model
+from latentvars.inference.algorithm import OneGo
 from latentvars.posterior.alignment import Labels, labels_of, matching
 from latentvars.posterior.axes import Axes
 from latentvars.posterior.latent import is_discrete
@@ -102,7 +103,7 @@ def bootstrap(
     its labels in ``dims()``, the components or states of each replicate are put into the order of the fit.
 
     Args:
-        fit: of any algorithm but NUTS.
+        fit: by EM or SVI.
         rows: the data; those of the fit by default.
         replicates: number of refits, R.
         seed: decides them all, whatever the number of workers.
@@ -118,7 +119,7 @@ def bootstrap(
         The replicates that succeeded, and how many failed; after Ctrl-C those that were done.
 
     Raises:
-        KindError: a fit by NUTS.
+        KindError: a fit by NUTS, Laplace or Pathfinder.
         SettingError: a single row to draw from (use ``kind="parametric"``), or an unknown kind.
         ModelError: ``kind="parametric"`` of a model whose observed sites are no columns.
         NumericalError: every replicate failed.
@@ -127,9 +128,9 @@ def bootstrap(
         raise SettingError(
             f"replicates={replicates}, restarts={restarts}", "at least 2 replicates, 0 restarts", "raise them"
         )
-    if isinstance(fit.algorithm, NUTS):
+    if isinstance(fit.algorithm, OneGo):
         raise KindError(
-            given="a fit by NUTS, whose draws have the spread of the posterior already",
+            given=f"a fit by {type(fit.algorithm).__name__}, whose draws have the spread of the posterior already",
             needed="a fit whose globals are a point or a guide",
             remedy="read fit.summary(), or bootstrap a fit by lv.EM()",
         )
@@ -141,7 +142,7 @@ def bootstrap(
         fit.model,
         replace(algorithm, restarts=1),
         resampling(fit, used, kind, weights),
-        inside(fit.program.space, fit.point),
+        _inside(fit.program.space, fit.point),
         restarts,
         compared,
         references,
@@ -247,7 +248,7 @@ def _compared(rows: Rows) -> Rows:
     return rows if size == len(rows) else rows.subset(torch.arange(size) * len(rows) // size)
 
 
-def inside(space: GlobalSpace, point: dict[str, Tensor]) -> dict[str, Tensor]:
+def _inside(space: GlobalSpace, point: dict[str, Tensor]) -> dict[str, Tensor]:
     """The point with probabilities a little inside their support, from where every algorithm can move."""
     found = {}
     for site in space.sites:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from latentvars.capture import Potential, Way
 from latentvars.errors import NumericalError, SettingError, SupportError
+from latentvars.inference.algorithm import OneGo
 from latentvars.inference.sampling.chains import Chains, Settings, Trace, library
 from latentvars.inference.sampling.draws import DIVERGING, Draws
 from latentvars.inference.settings import check_at_least
+from latentvars.inference.stopping import Status
 from latentvars.program import Program, model_parameters
 from latentvars.randomness import derive, generator
 from latentvars.rows import Rows
@@ -22,7 +25,7 @@ SPREAD = 0.1  # how far chains begin from their starts, on the unconstrained sca
 
 
 @dataclass(frozen=True)
-class NUTS:
+class NUTS(OneGo):
     """Draws from the posterior of the globals by Hamiltonian Monte Carlo without U-turns (Hoffman & Gelman 2014).
 
     The density is prior(θ) Π p(xₙ | θ)^{wₙ}, the discrete locals summed out exactly; its steps are adapted to draws and
@@ -54,10 +57,14 @@ class NUTS:
                 f"target_accept={self.target_accept}", "a number between 0 and 1", "write target_accept=0.9"
             )
 
+    @property
+    def starts(self) -> int:
+        return self.chains
+
     def sample(
         self, program: Program, rows: Rows, starts: Sequence[Tensor], seed: int, progress: bool | None
-    ) -> tuple[Draws, bool]:
-        """Draws, and whether all chains came to their end.
+    ) -> tuple[Any, Status]:
+        """Draws, and whether all chains came to their end (``DRAWN``).
 
         Args:
             program: the model.
@@ -82,7 +89,7 @@ class NUTS:
         trace = Chains(potential, begins, settings).run(derive(seed, 31), progress)
         draws = Draws(program.space, trace.free.to(program.dtype), trace.stats, (self._note(potential, trace),))
         _warn(draws)
-        return draws, trace.complete
+        return draws, Status.DRAWN if trace.complete else Status.INTERRUPTED
 
     def _note(self, potential: Potential, trace: Trace) -> str:
         chains, each = trace.free.shape[:2]
@@ -92,8 +99,8 @@ class NUTS:
         )
 
 
-def check_drawable(program: Program, rows: Rows) -> None:
-    """Whether there are globals to draw.
+def check_drawable(program: Program, rows: Rows, name: str = "NUTS") -> None:
+    """Whether there are globals to draw, for an algorithm of this name.
 
     Raises:
         SupportError: no continuous global; continuous locals, network weights or discrete globals; rows in files.
@@ -117,7 +124,7 @@ def check_drawable(program: Program, rows: Rows) -> None:
         problem, remedy = "rows that stay in their files", "read them with rows.in_memory(), or fit it with lv.SVI()"
     else:
         return
-    raise SupportError(given=f"NUTS on a model with {problem}", needed="continuous globals alone", remedy=remedy)
+    raise SupportError(given=f"{name} on a model with {problem}", needed="continuous globals alone", remedy=remedy)
 
 
 def _check_begin(program: Program, potential: Potential, begin: Tensor, number: int) -> None:
