@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from latentvars import models
-from latentvars.distributions import flat, ordered
+from latentvars.distributions import flat, ordered, stick_breaking
 from latentvars.inference import (
     EM,
     NUTS,
@@ -45,6 +45,7 @@ from latentvars.posterior import LatentPosterior
 from latentvars.posterior.contrast import contrast
 from latentvars.posterior.contrast_result import Contrast
 from latentvars.posterior.loo import compare, loo
+from latentvars.posterior.occupation import Occupied, occupied
 from latentvars.posterior.standard_errors import StandardErrors
 from latentvars.posterior.table import table
 from latentvars.rows import Batch, Design, Parquet, Rows
@@ -53,7 +54,7 @@ from latentvars.starts import Hierarchical, KMeansPlusPlus, Memberships, PriorDr
 if TYPE_CHECKING:
     from latentvars import datasets, plots
     from latentvars.embedding import Embedding
-    from latentvars.studies import Bootstrap, bootstrap
+    from latentvars.studies import Bootstrap, LikelihoodRatio, Sweep, bootstrap, likelihood_ratio, sweep
 
 # imported when they are first used, as what they stand on (scikit-learn, matplotlib, joblib) is slow to import
 LATER = {
@@ -62,6 +63,10 @@ LATER = {
     "Embedding": ("latentvars.embedding", "Embedding"),
     "Bootstrap": ("latentvars.studies", "Bootstrap"),
     "bootstrap": ("latentvars.studies", "bootstrap"),
+    "LikelihoodRatio": ("latentvars.studies", "LikelihoodRatio"),
+    "Sweep": ("latentvars.studies", "Sweep"),
+    "likelihood_ratio": ("latentvars.studies", "likelihood_ratio"),
+    "sweep": ("latentvars.studies", "sweep"),
 }
 
 __version__ = "0.1.0"
@@ -92,11 +97,13 @@ __all__ = [
     "Keep",
     "Laplace",
     "LatentPosterior",
+    "LikelihoodRatio",
     "LowRank",
     "MeanField",
     "Memberships",
     "MonteCarloEM",
     "Never",
+    "Occupied",
     "OnlineEM",
     "Parquet",
     "Pathfinder",
@@ -108,6 +115,7 @@ __all__ = [
     "Rows",
     "StandardErrors",
     "Status",
+    "Sweep",
     "TimeLimit",
     "Tolerance",
     "VariationalEM",
@@ -119,11 +127,15 @@ __all__ = [
     "fit",
     "flat",
     "from_point",
+    "likelihood_ratio",
     "load",
     "loo",
     "models",
+    "occupied",
     "ordered",
     "plots",
+    "stick_breaking",
+    "sweep",
     "table",
 ]
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from latentvars import inference, models
 from latentvars.contract import LatentModel
+from latentvars.distributions import StickBreaking
 from latentvars.errors import ModelError, ShapeError, StorageError
 from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
 from latentvars.inference.density import Normals
@@ -99,7 +100,7 @@ def registry() -> Registry:
         for kind in vars(room).values()
         if isinstance(kind, type)
     ]
-    classes = [kind for kind in [*torch_classes, *own, Optima] if isinstance(kind, type)]
+    classes = [kind for kind in [*torch_classes, *own, Optima, StickBreaking] if isinstance(kind, type)]
     settings = [field.default for kind in own if dataclasses.is_dataclass(kind) for field in dataclasses.fields(kind)]
     functions = [default for default in settings if isinstance(default, FunctionType)]
     return {class_name(entry): entry for entry in [*classes, *functions]}

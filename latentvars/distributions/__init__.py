@@ -11,6 +11,7 @@ from latentvars.distributions.mixture import Mixture
 from latentvars.distributions.ordering import OrderedBy
 from latentvars.distributions.product import Product
 from latentvars.distributions.soft_categorical import SoftCategorical
+from latentvars.distributions.stick_breaking import StickBreaking, stick_breaking
 from latentvars.distributions.tails import Tails, chain_tails, step_states, tails
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "OrderedBy",
     "Product",
     "SoftCategorical",
+    "StickBreaking",
     "Tails",
     "chain_tails",
     "completed",
@@ -34,6 +36,7 @@ __all__ = [
     "observed_part",
     "ordered",
     "stationary",
+    "stick_breaking",
     "step_states",
     "tails",
 ]

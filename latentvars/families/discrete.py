@@ -25,6 +25,7 @@ from torch.distributions.constraints import Constraint
 
 from latentvars.contract import Factor
 from latentvars.distributions.soft_categorical import SoftCategorical
+from latentvars.distributions.stick_breaking import StickBreaking
 from latentvars.families.base import Arguments, Family, MStep, Reference, Statistics
 from latentvars.families.leaves import weighted_sum
 
@@ -35,7 +36,7 @@ class CategoricalFamily(Family):
     """Categorical, one-hot, multinomial and soft counts: statistics are expected counts of the categories."""
 
     events: Mapping[str, int] = {"probs": 1}
-    conjugate: Mapping[str, tuple[type, ...]] = {"probs": (Dirichlet,)}
+    conjugate: Mapping[str, tuple[type, ...]] = {"probs": (Dirichlet, StickBreaking)}
     natural: Mapping[str, Constraint] = {"probs": constraints.simplex}
 
     def reference(self, factor: Factor, target: Size, floor: float) -> Reference:
@@ -54,6 +55,9 @@ class CategoricalFamily(Family):
 
     def maximise(self, step: MStep, reference: Reference) -> Tensor:
         counts = step.pull(step.statistics["counts"])
+        if isinstance(step.prior, StickBreaking):
+            blocks = step.prior.expand(step.selection.shape[:-1]).concentration.reshape(-1)
+            return StickBreaking(counts.shape[-1], blocks).mode_given(counts).reshape(step.selection.shape)
         if step.prior is not None:
             counts = (counts + step.of_prior("concentration") - 1).clamp(min=0)
         total = counts.sum(-1)

@@ -29,6 +29,7 @@ from latentvars.inference.scoring import row_scores, total_score
 from latentvars.inference.stopping import Status
 from latentvars.inference.whole import Whole
 from latentvars.posterior import LatentPosterior
+from latentvars.posterior.criteria import Certainty, Criteria, certainty
 from latentvars.posterior.datatree import Knowledge, datatree
 from latentvars.posterior.imputation import impute
 from latentvars.posterior.latent_draws import latent_draws
@@ -193,12 +194,51 @@ class Fit:
     @property
     def bic(self) -> float:
         """−2 log L + df log n (Schwarz 1978); smaller is better. n: total weight of the rows, or of steps."""
-        return -2 * self.log_likelihood + self.free_parameters * float(np.log(self._size()))
+        return self._criteria.bic
 
     @property
     def aic(self) -> float:
         """−2 log L + 2 df (Akaike 1974); smaller is better."""
-        return -2 * self.log_likelihood + 2 * self.free_parameters
+        return self._criteria.aic
+
+    @property
+    def sabic(self) -> float:
+        """BIC with (n + 2) / 24 in the place of n (Sclove 1987); smaller is better."""
+        return self._criteria.sabic
+
+    @property
+    def caic(self) -> float:
+        """−2 log L + df (log n + 1) (Bozdogan 1987); smaller is better."""
+        return self._criteria.caic
+
+    @property
+    def icl(self) -> float:
+        """BIC + 2 :attr:`entropy` (Biernacki, Celeux & Govaert 2000); smaller is better. Errors as :attr:`entropy`."""
+        return self._criteria.icl(self.entropy)
+
+    @property
+    def entropy(self) -> float:
+        """Σ wₙ H(zₙ | xₙ) of the discrete locals at the point, nats: of components, of whole paths of chains.
+
+        Given the most probable value of the discrete globals, where there are some.
+
+        Raises:
+            SupportError: no discrete locals, continuous ones besides, or several processes.
+        """
+        return self._certainty.entropy
+
+    @property
+    def normalised_entropy(self) -> float:
+        """1 − :attr:`entropy` / Σ wₙ log K (Ramaswamy et al. 1993): 1 where all rows are certain. Errors alike."""
+        return self._certainty.normalised
+
+    @cached_property
+    def _certainty(self) -> Certainty:
+        return certainty(self.program, self.point, self.rows, alone=self.extent is None)
+
+    @property
+    def _criteria(self) -> Criteria:
+        return Criteria(self.log_likelihood, self.free_parameters, self._size())
 
     def _size(self) -> float:
         if self.extent is not None:

@@ -15,7 +15,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 
 from latentvars.contract import Factor
-from latentvars.distributions import Flat, completed
+from latentvars.distributions import Flat, StickBreaking, completed
 from latentvars.families import (
     Arguments,
     Family,
@@ -307,7 +307,8 @@ def _rule(program: Program, name: str, entries: list, values: dict[str, Tensor])
     if restriction is not None:
         source = leaf.sources[argument]
         assert isinstance(source, Selection)
-        if not restriction.separable(source.event.numel()) or (restriction.tied and not isinstance(prior, Flat)):
+        joint = isinstance(prior, StickBreaking) or (restriction.tied and not isinstance(prior, Flat))
+        if joint or not restriction.separable(source.event.numel()):
             return numeric("what is fixed or tied has no closed form")
     kind = type(leaf.family).__name__.removesuffix("Family")
     prior_name = "flat prior" if isinstance(prior, Flat) else f"{type(prior).__name__} prior"

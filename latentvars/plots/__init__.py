@@ -14,6 +14,7 @@ from latentvars.plots.responsibilities import responsibilities
 from latentvars.plots.sampling import ranks, trace
 from latentvars.plots.scatter import scatter
 from latentvars.plots.states import states
+from latentvars.plots.sweep import sweep
 from latentvars.plots.transitions import transitions
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "restarts",
     "scatter",
     "states",
+    "sweep",
     "trace",
     "transitions",
 ]

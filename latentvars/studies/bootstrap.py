@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from latentvars.errors import KindError, LatentVarsError, NumericalError, SettingError
 from latentvars.inference import EM, Fit, Status
@@ -24,7 +22,7 @@ from latentvars.program import GlobalSpace
 from latentvars.randomness import derive
 from latentvars.rows import Rows
 from latentvars.studies.bootstrap_result import Bootstrap
-from latentvars.studies.parallel import spread
+from latentvars.studies.collecting import collected
 from latentvars.studies.resampling import Resampling, resampling
 
 COMPARED_STEPS = 5_000
@@ -142,7 +140,7 @@ def bootstrap(
         fit.model,
         replace(algorithm, restarts=1),
         resampling(fit, used, kind, weights),
-        _inside(fit.program.space, fit.point),
+        inside(fit.program.space, fit.point),
         restarts,
         compared,
         references,
@@ -150,40 +148,8 @@ def bootstrap(
         fit.program.space.fixed,
         fit.program.space.tied,
     )
-    done, interrupted = _collect(refit, replicates, workers, progress)
+    done, interrupted = collected(partial(_replicate, refit), replicates, workers, progress, "replicate")
     return _result(fit, used, done, interrupted, kind, seed, aligned)
-
-
-def _collect(refit: Refit, replicates: int, workers: int | None, progress: bool | None) -> tuple[list[Replicate], bool]:
-    """Replicates in the order of their numbers, and whether Ctrl-C ended them."""
-    done: list[Replicate] = []
-    hidden = None if progress is None else not progress
-    try:
-        with tqdm(total=replicates, disable=hidden, unit="replicate") as bar:
-            for found in spread(partial(make_replicates, refit), range(replicates), workers):
-                done += [replicate for replicate in found if not replicate.interrupted]
-                bar.update(len(found))
-                if any(replicate.interrupted for replicate in found):
-                    return _ordered(done), True
-    except KeyboardInterrupt:
-        if not done:
-            raise
-        return _ordered(done), True
-    return _ordered(done), False
-
-
-def _ordered(done: list[Replicate]) -> list[Replicate]:
-    return sorted(done, key=lambda replicate: replicate.number)
-
-
-def make_replicates(refit: Refit, numbers: Sequence[int]) -> list[Replicate]:
-    """Some replicates, in this process."""
-    found = []
-    for number in numbers:
-        found.append(_replicate(refit, number))
-        if found[-1].interrupted:
-            break
-    return found
 
 
 def _replicate(refit: Refit, number: int) -> Replicate:
@@ -248,7 +214,7 @@ def _compared(rows: Rows) -> Rows:
     return rows if size == len(rows) else rows.subset(torch.arange(size) * len(rows) // size)
 
 
-def _inside(space: GlobalSpace, point: dict[str, Tensor]) -> dict[str, Tensor]:
+def inside(space: GlobalSpace, point: dict[str, Tensor]) -> dict[str, Tensor]:
     """The point with probabilities a little inside their support, from where every algorithm can move."""
     found = {}
     for site in space.sites:
