@@ -54,7 +54,13 @@ from latentvars.starts import Hierarchical, KMeansPlusPlus, Memberships, PriorDr
 if TYPE_CHECKING:
     from latentvars import datasets, plots
     from latentvars.embedding import Embedding
+    from latentvars.posterior.criticism.pit import pit
+    from latentvars.posterior.criticism.predictive_check import predictive_check
+    from latentvars.posterior.criticism.pseudo_residuals import pseudo_residuals
+    from latentvars.posterior.criticism.waic import waic
     from latentvars.studies import Bootstrap, LikelihoodRatio, Sweep, bootstrap, likelihood_ratio, sweep
+    from latentvars.studies.bivariate_residuals import bivariate_residuals
+    from latentvars.studies.leave_future_out import leave_future_out
 
 # imported when they are first used, as what they stand on (scikit-learn, matplotlib, joblib) is slow to import
 LATER = {
@@ -67,6 +73,12 @@ LATER = {
     "Sweep": ("latentvars.studies", "Sweep"),
     "likelihood_ratio": ("latentvars.studies", "likelihood_ratio"),
     "sweep": ("latentvars.studies", "sweep"),
+    "pit": ("latentvars.posterior.criticism.pit", "pit"),
+    "predictive_check": ("latentvars.posterior.criticism.predictive_check", "predictive_check"),
+    "pseudo_residuals": ("latentvars.posterior.criticism.pseudo_residuals", "pseudo_residuals"),
+    "waic": ("latentvars.posterior.criticism.waic", "waic"),
+    "bivariate_residuals": ("latentvars.studies.bivariate_residuals", "bivariate_residuals"),
+    "leave_future_out": ("latentvars.studies.leave_future_out", "leave_future_out"),
 }
 
 __version__ = "0.1.0"
@@ -119,6 +131,7 @@ __all__ = [
     "TimeLimit",
     "Tolerance",
     "VariationalEM",
+    "bivariate_residuals",
     "bootstrap",
     "compare",
     "contrast",
@@ -127,16 +140,21 @@ __all__ = [
     "fit",
     "flat",
     "from_point",
+    "leave_future_out",
     "likelihood_ratio",
     "load",
     "loo",
     "models",
     "occupied",
     "ordered",
+    "pit",
     "plots",
+    "predictive_check",
+    "pseudo_residuals",
     "stick_breaking",
     "sweep",
     "table",
+    "waic",
 ]
 
 
