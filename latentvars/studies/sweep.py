@@ -10,9 +10,9 @@ from typing import Any
 
 from latentvars.contract import LatentModel
 from latentvars.errors import KindError, NumericalError, SettingError
-from latentvars.inference import NUTS, Fit, Status
+from latentvars.inference import Fit, Status
 from latentvars.inference import fit as fit_model
-from latentvars.inference.algorithm import Algorithm
+from latentvars.inference.algorithm import Algorithm, OneGo
 from latentvars.rows import Rows
 from latentvars.studies.collecting import collected
 from latentvars.studies.sweep_result import Sweep
@@ -35,7 +35,7 @@ class Trials:
     factory: Factory
     values: tuple[Any, ...]
     rows: Rows
-    algorithm: Algorithm | NUTS | None
+    algorithm: Algorithm | OneGo | None
     seed: int
 
 
@@ -54,7 +54,7 @@ def sweep(
     factory: Factory,
     data: Any,
     values: Iterable[Hashable] | None = None,
-    algorithm: Algorithm | NUTS | None = None,
+    algorithm: Algorithm | OneGo | None = None,
     *,
     seed: int = 0,
     workers: int | None = None,
