@@ -9,6 +9,7 @@ from latentvars.inference import (
     EM,
     NUTS,
     SVI,
+    Alignment,
     Amortised,
     AnyOf,
     Capture,
@@ -36,6 +37,7 @@ from latentvars.inference import (
     TimeLimit,
     Tolerance,
     VariationalEM,
+    align,
     fit,
     from_point,
 )
@@ -58,8 +60,12 @@ if TYPE_CHECKING:
     from latentvars.posterior.criticism.predictive_check import predictive_check
     from latentvars.posterior.criticism.pseudo_residuals import pseudo_residuals
     from latentvars.posterior.criticism.waic import waic
+    from latentvars.posterior.identifiability import identifiability
     from latentvars.studies import Bootstrap, LikelihoodRatio, Sweep, bootstrap, likelihood_ratio, sweep
     from latentvars.studies.bivariate_residuals import bivariate_residuals
+    from latentvars.studies.calibration import calibrate
+    from latentvars.studies.calibration_result import Calibration
+    from latentvars.studies.guide_check import against_nuts, check_guide
     from latentvars.studies.leave_future_out import leave_future_out
 
 # imported when they are first used, as what they stand on (scikit-learn, matplotlib, joblib) is slow to import
@@ -69,16 +75,21 @@ LATER = {
     "Embedding": ("latentvars.embedding", "Embedding"),
     "Bootstrap": ("latentvars.studies", "Bootstrap"),
     "bootstrap": ("latentvars.studies", "bootstrap"),
-    "LikelihoodRatio": ("latentvars.studies", "LikelihoodRatio"),
-    "Sweep": ("latentvars.studies", "Sweep"),
-    "likelihood_ratio": ("latentvars.studies", "likelihood_ratio"),
-    "sweep": ("latentvars.studies", "sweep"),
     "pit": ("latentvars.posterior.criticism.pit", "pit"),
     "predictive_check": ("latentvars.posterior.criticism.predictive_check", "predictive_check"),
     "pseudo_residuals": ("latentvars.posterior.criticism.pseudo_residuals", "pseudo_residuals"),
     "waic": ("latentvars.posterior.criticism.waic", "waic"),
+    "Calibration": ("latentvars.studies.calibration_result", "Calibration"),
+    "against_nuts": ("latentvars.studies.guide_check", "against_nuts"),
+    "calibrate": ("latentvars.studies.calibration", "calibrate"),
+    "check_guide": ("latentvars.studies.guide_check", "check_guide"),
+    "identifiability": ("latentvars.posterior.identifiability", "identifiability"),
     "bivariate_residuals": ("latentvars.studies.bivariate_residuals", "bivariate_residuals"),
     "leave_future_out": ("latentvars.studies.leave_future_out", "leave_future_out"),
+    "LikelihoodRatio": ("latentvars.studies", "LikelihoodRatio"),
+    "Sweep": ("latentvars.studies", "Sweep"),
+    "likelihood_ratio": ("latentvars.studies", "likelihood_ratio"),
+    "sweep": ("latentvars.studies", "sweep"),
 }
 
 __version__ = "0.1.0"
@@ -87,10 +98,12 @@ __all__ = [
     "EM",
     "NUTS",
     "SVI",
+    "Alignment",
     "Amortised",
     "AnyOf",
     "Batch",
     "Bootstrap",
+    "Calibration",
     "Capture",
     "Checkpoint",
     "Contrast",
@@ -131,8 +144,12 @@ __all__ = [
     "TimeLimit",
     "Tolerance",
     "VariationalEM",
+    "against_nuts",
+    "align",
     "bivariate_residuals",
     "bootstrap",
+    "calibrate",
+    "check_guide",
     "compare",
     "contrast",
     "datasets",
@@ -140,6 +157,7 @@ __all__ = [
     "fit",
     "flat",
     "from_point",
+    "identifiability",
     "leave_future_out",
     "likelihood_ratio",
     "load",

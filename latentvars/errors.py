@@ -67,6 +67,10 @@ class KindError(LatentVarsError, TypeError):
     """A value of the wrong kind, as a belief where a vector is wanted."""
 
 
+class LabelSwitchingError(LatentVarsError, ValueError):
+    """Draws of which some call a component, state or factor by the name of another."""
+
+
 class StorageError(LatentVarsError, OSError):
     """A file that is missing, unknown, of a newer version, or not complete."""
 

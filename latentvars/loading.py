@@ -26,6 +26,8 @@ from latentvars.inference.guides import Guide
 from latentvars.inference.optima import Optima
 from latentvars.inference.posteriors import PointMass, Variational
 from latentvars.inference.sampling import Draws
+from latentvars.inference.sampling.draws import LOCALS
+from latentvars.inference.sampling.local_draws import describe, with_locals
 from latentvars.inference.stopping import Status
 from latentvars.models import emissions
 from latentvars.posterior.shared import shared_posterior
@@ -67,12 +69,16 @@ def load(
     drawing = decode(document.get("guide_of_locals"), tensors, known)
     if drawing is not None and getattr(fitted, "guide", None) is None:
         fitted = drawing.attached(fitted, rows)
+    sampled = any(name.startswith(f"globals.{LOCALS}") for name in tensors)
+    fitted = with_locals(fitted, rows) if sampled else fitted
     _restore_networks(fitted, document["networks"], tensors)
     program = Program.of(fitted, rows, getattr(torch, document["dtype"]))
     _check_globals(program, document["globals"]["shapes"])
     fixed, tied = (decode(document["globals"].get(what), tensors, known) for what in ("fixed", "tied"))
     program = program.restricted(fixed, tied)
     known_globals = _globals(document["globals"], program, tensors, guide, known)
+    if sampled and isinstance(known_globals, Draws):
+        describe(fitted, known_globals.local_draws(known_globals.size))
     shared = shared_posterior(program, known_globals.point, rows) if program.roles.choices else None
     return Fit(
         program if shared is None else program.given(shared.mode),

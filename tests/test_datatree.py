@@ -20,7 +20,8 @@ import xarray as xr
 from scipy import stats
 
 import latentvars as lv
-from latentvars.errors import SettingError
+from latentvars.distributions import Mixture
+from latentvars.errors import ModelError, SettingError
 from latentvars.posterior import datatree, observations
 from latentvars.posterior.axes import row_labels
 
@@ -375,3 +376,66 @@ def test_no_draws_is_an_error(line: lv.Fit) -> None:
 def test_labels_that_netcdf_can_hold(names: tuple, kind: str) -> None:
     labels = row_labels(names)
     assert labels.dtype.kind == kind and labels.shape == (len(names),)
+
+
+class Pair:
+    """Two normals under proper priors, a discrete local; ``collapsed`` or drawn."""
+
+    def __init__(self, collapsed: bool) -> None:
+        self.collapsed = collapsed
+
+    def model(self, rows: lv.Batch) -> None:
+        one = torch.ones((), dtype=torch.float64)
+        weights = pyro.sample("weights", dist.Dirichlet(2 * one.expand(2)))
+        loc = pyro.sample("loc", dist.Normal(0 * one, 3 * one).expand([2]).to_event(1))
+        with rows.plate():
+            if self.collapsed:
+                pyro.sample("x", Mixture(weights, dist.Normal(loc, one)), obs=rows.x)
+            else:
+                z = pyro.sample("z", dist.Categorical(weights))
+                pyro.sample("x", dist.Normal(loc[z], one), obs=rows.x)
+
+
+X = np.array([-2.1, -1.8, -0.1, 0.4, 1.9, 2.5])
+AT = {"weights": [0.4, 0.6], "loc": [-2.0, 2.0]}
+
+
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_conditional_log_likelihoods_are_those_given_the_locals(collapsed: bool) -> None:
+    fit = lv.from_point(Pair(collapsed), X, AT)
+    found = fit.to_datatree(predictive=False, conditional=True)["log_likelihood_conditional"]["x"]
+    assert found.dims == ("chain", "draw", "row") and found.shape == (1, 1, 6)
+    given = stats.norm.logpdf(X[:, None], [-2.0, 2.0], 1.0)
+    gap = np.abs(found.values[0, 0][:, None] - given)
+    assert (gap.min(1) < 1e-9).all(), "each is the density of one of the components"
+    assert (gap.argmin(1)[[0, 1, 4, 5]] == [0, 0, 1, 1]).all()
+
+
+def test_prior_groups_are_drawn_from_the_priors() -> None:
+    fit = lv.from_point(Pair(False), X, AT)
+    tree = fit.to_datatree(predictive=False, prior=2_000)
+    loc, x = tree["prior"]["loc"].values, tree["prior_predictive"]["x"].values
+    assert loc.shape == (1, 2000, 2) and x.shape == (1, 2000, 6)
+    assert loc.std() == pytest.approx(3.0, rel=0.05) and x.std() == pytest.approx(np.sqrt(10.0), rel=0.05)
+    assert stats.kstest(tree["prior"]["weights"].values[0, :, 0], stats.beta(2, 2).cdf).pvalue > 0.01
+    with pytest.raises(ModelError, match="flat priors"):
+        lv.fit(lv.models.GaussianMixture(2), X[:, None], lv.EM(passes=2)).to_datatree(prior=10)
+
+
+def test_draws_of_locals_are_made_when_they_are_read() -> None:
+    fit = lv.from_point(Pair(False), np.random.default_rng(0).normal(size=3_000), AT)
+    z = fit.to_datatree(draws=5, predictive=False, latents="draws")["latent_draws"]["z"]
+    assert z.shape == (1, 5, 3000) and not z._in_memory
+    some = z[0, 3, 1020:1030].values
+    np.testing.assert_array_equal(some, z[0, 3].values[1020:1030])
+    np.testing.assert_array_equal(z[0, [1, 3], [2, 2500]].values, z.values[0][[1, 3]][:, [2, 2500]])
+    chance = fit.latent().mean("z")[:, 1].mean()
+    assert float(z.mean()) == pytest.approx(float(chance), abs=0.02)
+
+
+def test_unconstrained_draws_stand_beside_the_constrained_ones() -> None:
+    fit = lv.fit(Pair(False), X, lv.SVI(passes=20), start={"loc": torch.tensor([-2.0, 2.0])})
+    tree = fit.to_datatree(draws=10, predictive=False)
+    free, weights = tree["unconstrained_posterior"]["weights"].values, tree["posterior"]["weights"].values
+    assert free.shape == (1, 10, 1)
+    np.testing.assert_allclose(1 / (1 + np.exp(-free[..., 0])), weights[..., 0], rtol=1e-6)

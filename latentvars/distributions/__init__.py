@@ -36,7 +36,7 @@ __all__ = [
     "observed_part",
     "ordered",
     "stationary",
-    "stick_breaking",
     "step_states",
+    "stick_breaking",
     "tails",
 ]

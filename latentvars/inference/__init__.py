@@ -1,5 +1,6 @@
 """One loop, and the algorithms that run in it."""
 
+from latentvars.inference.aligning import Alignment, align
 from latentvars.inference.amortised import Amortised
 from latentvars.inference.degenerate import Keep, Refuse, Restart
 from latentvars.inference.density import Laplace, Pathfinder
@@ -24,6 +25,7 @@ __all__ = [
     "EM",
     "NUTS",
     "SVI",
+    "Alignment",
     "Amortised",
     "AnyOf",
     "Capture",
@@ -51,6 +53,7 @@ __all__ = [
     "TimeLimit",
     "Tolerance",
     "VariationalEM",
+    "align",
     "fit",
     "from_point",
 ]

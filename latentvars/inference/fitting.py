@@ -20,6 +20,8 @@ from latentvars.inference.em import EM
 from latentvars.inference.fit import Fit
 from latentvars.inference.posteriors import PointMass
 from latentvars.inference.restarts import Work, best_of_starts, sound_end
+from latentvars.inference.sampling import NUTS
+from latentvars.inference.sampling.local_draws import with_locals
 from latentvars.inference.sampling.nuts import check_drawable
 from latentvars.inference.saving import text
 from latentvars.inference.snapshots import Checkpoint
@@ -94,6 +96,9 @@ def fit(
             raise SettingError("guide= together with resume=", "one of them", "leave it out: a fit keeps its guide")
         data = Rows.of(data)
         model = with_guide(model, data, guide)
+    if isinstance(algorithm, NUTS):
+        data = Rows.of(data)
+        model = with_locals(model, data)
     if isinstance(algorithm, OneGo):
         _check_alone(algorithm, resume, backend, checkpoint)
         return _in_one_go(model, data, algorithm, seed, start, progress, Restrictions(fixed or {}, tied or {}))

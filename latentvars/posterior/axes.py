@@ -87,6 +87,13 @@ class Axes:
 
         return xr.Dataset(variables, coords, dict(attributes or {}))
 
+    def of_variables(self, variables: Mapping[str, xr.Variable]) -> xr.Dataset:
+        """Variables whose axes have their names already, with labels along them; their numbers are not read."""
+        import xarray as xr
+
+        sizes = {axis: size for value in variables.values() for axis, size in value.sizes.items()}
+        return xr.Dataset(dict(variables), {str(axis): self._labels(str(axis), size) for axis, size in sizes.items()})
+
     def _labels(self, axis: str, size: int) -> np.ndarray:
         labels = self.labels.get(axis, self.labels.get(axis.removesuffix("_bis"), ()))
         return row_labels(labels) if len(labels) == size else np.arange(size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -11,12 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latentvars.capture import over_draws
 from latentvars.posterior.axes import Axes
+from latentvars.posterior.conditional import conditional_scores
 from latentvars.posterior.latent import LatentPosterior, is_discrete
 from latentvars.posterior.observations import Observations, batches, predictions, without_padding
+from latentvars.posterior.priors import prior_draws
 from latentvars.program import Program
 from latentvars.randomness import derive
-from latentvars.rows import Rows
+from latentvars.rows import Batch, Rows
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,6 +43,7 @@ class Knowledge:
         log_q: log density of the draws under the distribution they are from, ``[S]``, nats.
         chains: C, of S / C draws each.
         stats: of the sampler at each draw, ``[C, S / C]``.
+        locals: continuous locals that were drawn with the globals, ``[S, N, *shape]``.
     """
 
     program: Program
@@ -49,6 +54,7 @@ class Knowledge:
     log_q: Tensor | None = None
     chains: int = 1
     stats: Mapping[str, Tensor] = field(default_factory=dict)
+    locals: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -73,9 +79,13 @@ def datatree(
     predictive: int | None,
     seed: int,
     attributes: Mapping[str, Any],
+    prior: int = 0,
+    conditional: bool = False,
+    latent_draws: bool = False,
 ) -> xr.DataTree:
-    """The groups ``posterior`` or ``point_estimate``, ``log_likelihood``, ``sample_stats``, ``posterior_predictive``,
-    ``observed_data``, ``constant_data``, ``latent_mean`` and ``optimization``, as far as there is something in them.
+    """The groups ``posterior`` (with ``unconstrained_posterior``) or ``point_estimate``, ``log_likelihood``,
+    ``sample_stats``, ``posterior_predictive``, ``observed_data``, ``constant_data``, ``latent_mean`` and
+    ``optimization``, as far as there is something in them; and those that are asked for.
 
     Args:
         known: the globals, data and model.
@@ -85,6 +95,9 @@ def datatree(
         predictive: draws of new data; 0 leaves them out; None: ``draws``, or fewer of many rows.
         seed: of the draws made here.
         attributes: of the root, besides the versions of the libraries.
+        prior: draws of the globals from their priors, and of new data given them: ``prior``, ``prior_predictive``.
+        conditional: whether to add ``log_likelihood_conditional``, of rows given a draw of their locals.
+        latent_draws: whether to add ``latent_draws``, made when they are read.
     """
     observations = Observations.of(known.program, known.rows, known.point, known.axes.names)
     predictive = _affordable(draws, observations) if predictive is None else predictive
@@ -93,11 +106,16 @@ def datatree(
         **_globals(known),
         **_likelihood(known, axes, observations, seed),
         **_predictive(known, axes, observations, predictive, seed),
+        **_prior(known, axes, observations, prior, seed),
         "observed_data": axes.dataset(observations.values, observations.names),
         "constant_data": _constant(known.rows, observations, axes),
     }
     if latent is not None and latent.sites:
         groups["latent_mean"] = _latent(latent, known, axes)
+    if conditional:
+        groups["log_likelihood_conditional"] = _conditional(known, axes, observations, seed)
+    if latent_draws:
+        groups["latent_draws"] = _latent_draws(known, axes, draws, seed)
     if len(history):
         epochs = {"epoch": np.arange(1, len(history) + 1)}
         note = {"objective": "nats per row after each pass over the data"}
@@ -138,7 +156,47 @@ def globals_group(known: Knowledge) -> xr.Dataset:
 
 
 def _globals(known: Knowledge) -> dict[str, xr.Dataset]:
-    return {"point_estimate" if known.draws is None else "posterior": globals_group(known)}
+    if known.draws is None:
+        return {"point_estimate": globals_group(known)}
+    space = known.program.space
+    free = space.parts(space.unconstrain({name: value.to(known.program.dtype) for name, value in known.draws.items()}))
+    names = {name: (f"{name}_coordinate",) for name in free}
+    return {
+        "posterior": globals_group(known),
+        "unconstrained_posterior": known.axes.dataset({n: known.by_chain(v) for n, v in free.items()}, names, LEAD),
+    }
+
+
+def _prior(known: Knowledge, axes: Axes, observations: Observations, size: int, seed: int) -> dict[str, xr.Dataset]:
+    """Globals from their priors, and new rows like those of the data given them."""
+    if not size:
+        return {}
+    values = prior_draws(known.program, size, derive(seed, 3))
+    drawn = predictions(known.program, known.rows, observations.layouts, values, size, derive(seed, 4))
+    arrays = {site: value[None] for site, value in drawn.items()}
+    return {
+        "prior": axes.dataset({name: _array(value)[None] for name, value in values.items()}, lead=LEAD),
+        "prior_predictive": axes.dataset(arrays, _fitting(observations.names, arrays), LEAD),
+    }
+
+
+def _conditional(known: Knowledge, axes: Axes, observations: Observations, seed: int) -> xr.Dataset:
+    name = next(iter(observations.values)) if len(observations.values) == 1 else "x"
+    values = known.draws or {site: value[None] for site, value in known.point.items()}
+    scores = conditional_scores(known.program, known.rows, values, derive(seed, 5))
+    note = {name: "nats, of a row given one draw of its own locals: not for leaving rows out", "unit": "row"}
+    array = _array(scores)[None] if known.draws is None else known.by_chain(scores)
+    return axes.dataset({name: array}, {name: ("row",)}, LEAD, note)
+
+
+def _latent_draws(known: Knowledge, axes: Axes, draws: int, seed: int) -> xr.Dataset:
+    from latentvars.posterior.lazy_latents import LatentSource
+
+    values, chains = known.draws, known.chains
+    if values is None:
+        values, chains = {name: value.expand(draws, *value.shape) for name, value in known.point.items()}, 1
+    source = LatentSource(known.program, known.rows, values, chains, derive(seed, 6), known.locals)
+    return axes.of_variables(source.variables({name: axes.names.get(name, ()) for name in axes.names}))
 
 
 def _of_data(known: Knowledge) -> dict[str, Any]:
@@ -149,7 +207,9 @@ def _likelihood(known: Knowledge, axes: Axes, observations: Observations, seed: 
     """Log-likelihood of each row with its locals removed, and the log density of each draw."""
     name = next(iter(observations.values)) if len(observations.values) == 1 else "x"
     exact = not known.program.roles.continuous
-    note = {"log_likelihood": f"nats, locals removed ({'exact' if exact else 'ELBO: a lower bound'}), not weighted"}
+    unit = "row" if known.rows.lengths is None else "sequence"
+    kind = "exact" if exact else "ELBO: a lower bound"
+    note = {"log_likelihood": f"nats, locals removed ({kind}), not weighted", "unit": unit}
     axes_of = {name: ("row",)}
     if known.draws is None:
         scores = _array(known.row_log_likelihood)[None, None]
@@ -168,16 +228,18 @@ def _likelihood(known: Knowledge, axes: Axes, observations: Observations, seed: 
 
 def draw_scores(program: Program, rows: Rows, draws: Mapping[str, Tensor], seed: int) -> tuple[Tensor, Tensor]:
     """Log prior ``[S]`` and log marginal likelihood of each row ``[S, N]`` at each draw of the globals, nats."""
-    pieces = batches(program, rows)
-    size = next(iter(draws.values())).shape[0]
-    priors, scores = [], []
+    priors, scores = torch.zeros(0), []
     with torch.no_grad():
-        for draw in range(size):
-            values = {name: value[draw] for name, value in draws.items()}
-            found = [program.score(values, piece, derive(seed, draw, k)) for k, piece in enumerate(pieces)]
-            priors.append(found[0].prior)
-            scores.append(torch.cat([score.rows for score in found]))
-    return torch.stack(priors), torch.stack(scores)
+        for number, batch in enumerate(batches(program, rows)):
+            seeds = itertools.count()
+
+            def scored(values: Mapping[str, Tensor], batch: Batch, piece: int = number, seeds: Any = seeds) -> Any:
+                found = program.score(values, batch, derive(seed, next(seeds), piece))
+                return found.prior, found.rows
+
+            priors, rows_ = over_draws(program, batch, scored, draws)
+            scores.append(rows_)
+    return priors, torch.cat(scores, 1)
 
 
 def _affordable(draws: int, observations: Observations) -> int:

@@ -14,7 +14,12 @@ from latentvars.rows import Batch, Rows
 
 
 def latent_draws(
-    program: Program, rows: Rows, globals_: Mapping[str, Tensor], draws: int, seed: int
+    program: Program,
+    rows: Rows,
+    globals_: Mapping[str, Tensor],
+    draws: int,
+    seed: int,
+    drawn: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """One draw of all locals for each draw of the globals.
 
@@ -27,6 +32,7 @@ def latent_draws(
         globals_: constrained draws ``[S, *shape]``.
         draws: S.
         seed: of the draws.
+        drawn: draws of the continuous locals of the same rows ``[S, N, *shape]``, in the place of the guide's.
 
     Returns:
         Local site → ``[S, N, ...]``; −1 beyond the length of a chain.
@@ -35,12 +41,23 @@ def latent_draws(
         SupportError: a local that is integrated out given another one that is summed out.
     """
     batch = rows.batch(dtype=program.dtype)
-    drawn: dict[str, list[Tensor]] = {}
+    found: dict[str, list[Tensor]] = {}
     for number in range(draws):
-        own = derive(seed, number)
-        for name, value in _one(program, batch, {n: v[number] for n, v in globals_.items()}, own).items():
-            drawn.setdefault(name, []).append(value)
-    return {name: torch.stack(values) for name, values in drawn.items()}
+        own, values = derive(seed, number), {name: value[number] for name, value in globals_.items()}
+        given = {name: value[number] for name, value in (drawn or {}).items()}
+        for name, value in (
+            _given(program, batch, values, given, own) if given else _one(program, batch, values, own)
+        ).items():
+            found.setdefault(name, []).append(value)
+    return {name: torch.stack(values) for name, values in found.items()}
+
+
+def _given(
+    program: Program, batch: Batch, values: Mapping[str, Tensor], locals_: Mapping[str, Tensor], seed: int
+) -> dict[str, Tensor]:
+    """The discrete locals given the globals and the continuous ones, with these."""
+    discrete = program.joint_draw({**values, **locals_}, batch, seed) if program.roles.discrete else {}
+    return {**locals_, **discrete}
 
 
 def _one(program: Program, batch: Batch, values: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:

@@ -146,7 +146,7 @@ def standard_errors(
     _check(program, kind, weights)
     found = derivatives(program, point, rows)
     u = inner_point(program, point)
-    jacobian = _jacobian(program.space, u)
+    jacobian = constrained_jacobian(program.space, u)
     values = {name: point[name].detach().to(program.dtype) for name in program.space.names}
     size = float(rows.weights.sum() if rows.lengths is None else (rows.weights * rows.lengths).sum())
     held, at_edge = edges(program.space, values, jacobian, found.information, size)
@@ -194,7 +194,7 @@ def _check(program: Program, kind: str, weights: str) -> None:
         )
 
 
-def _jacobian(space: GlobalSpace, u: Tensor) -> Tensor:
+def constrained_jacobian(space: GlobalSpace, u: Tensor) -> Tensor:
     """∂ constrained / ∂ unconstrained, ``[M, P]``, block by block."""
     blocks = []
     for site, part in zip(space.sites, u.split([site.free for site in space.sites]), strict=True):

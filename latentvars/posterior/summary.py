@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from latentvars.posterior.datatree import Knowledge, globals_group
 from latentvars.posterior.standard_errors import StandardErrors
@@ -43,6 +44,17 @@ def summary(
     tree = xr.DataTree.from_dict({"posterior": group})
     settings: dict[str, Any] = {"ci_prob": probability, "ci_kind": interval, "round_to": "none"}
     return arviz_stats.summary(tree, kind="all" if known.chains > 1 else "stats", **settings)  # type: ignore
+
+
+def r_hat(draws: Tensor) -> Tensor:
+    """Rank-normalised split R-hat (Vehtari et al. 2021) of draws ``[C, S, *shape]``, ``[*shape]``."""
+    from arviz_stats import base
+
+    rank = cast(Any, base).array_stats
+    shape = draws.shape[2:]
+    flat = draws.reshape(*draws.shape[:2], -1).movedim(-1, 0).to(torch.float64).numpy()
+    found = [float(rank.rhat(one)) if np.ptp(one) > 0 else float("nan") for one in flat]
+    return torch.tensor(found, dtype=torch.float64).reshape(shape)
 
 
 def _with_errors(table: pandas.DataFrame, errors: StandardErrors, probability: float) -> pandas.DataFrame:

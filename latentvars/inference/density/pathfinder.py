@@ -19,13 +19,13 @@ from latentvars.inference.density.normals import LOG_TWO_PI, Normals
 from latentvars.inference.sampling.nuts import check_drawable
 from latentvars.inference.settings import check_at_least
 from latentvars.inference.stopping import Status
+from latentvars.posterior.smoothing import pareto_smoothed
 from latentvars.program import Program
 from latentvars.randomness import derive, generator
 from latentvars.rows import Rows
 
 HALVINGS = 10
 FEWEST = 25  # weights that a tail is fitted to
-EXACT = 1e-8  # nats: weights that are all the same have no tail
 
 
 @dataclass(frozen=True)
@@ -188,21 +188,13 @@ def heights(potential: Potential, free: Tensor) -> Tensor:
 def smoothed(log_ratios: Tensor) -> tuple[Tensor, float]:
     """Pareto-smoothed log importance weights ``[S]``, nats, of the same total scale, and the Pareto k (Vehtari et al.
     2024); as they are where there are too few for a tail."""
-    from arviz_stats.base.array import array_stats
-
     finite = log_ratios.isfinite()
     if int(finite.sum()) < FEWEST:
         return log_ratios, math.inf
-    kept = log_ratios[finite]
-    if float(kept.max() - kept.min()) < EXACT:
-        return log_ratios, -math.inf
-    found, pareto = array_stats.psislw(-kept.numpy())
-    tail = torch.from_numpy(found).to(kept)
+    found = pareto_smoothed(log_ratios[finite])
     whole = torch.full_like(log_ratios, -math.inf)
-    # weights come back with the sum 1; below their tail they are as they were
-    low = kept.argsort()[: len(kept) // 2]
-    whole[finite] = tail + (kept[low] - tail[low]).mean()
-    return whole, float(pareto)
+    whole[finite] = (found.log_weights + found.log_mean + math.log(int(finite.sum()))).to(whole)
+    return whole, float(found.k_hat)
 
 
 def _begin(potential: Potential, start: Tensor, spread: float, noise: torch.Generator) -> Tensor:

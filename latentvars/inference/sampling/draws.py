@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from latentvars.program import GlobalSpace
 
 DIVERGING = "diverging"
+STATS, LOCALS = "stats.", "locals."  # prefixes of names in a file
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Draws:
         stats: of the sampler at each draw, ``[C, S]``: ``lp`` (log density on the unconstrained scale, nats),
             ``energy`` (nats), ``tree_depth``, ``n_steps``, ``step_size``, ``acceptance_rate``, ``diverging``.
         said: what is to be known of the run.
+        locals: continuous local → draws ``[C, S, N, *shape]``, of the rows of the fit.
     """
 
     space: GlobalSpace
     free: Tensor
     stats: Mapping[str, Tensor]
     said: tuple[str, ...] = ()
+    locals: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def chains(self) -> int:
@@ -71,6 +74,11 @@ class Draws:
         at = self._chosen(size)
         return {name: value[:, at].flatten(0, 1) for name, value in self.values.items()}, None
 
+    def local_draws(self, size: int) -> dict[str, Tensor]:
+        """The continuous locals at the draws that :meth:`draws` gives, ``[size, N, *shape]``."""
+        at = self._chosen(size)
+        return {name: value[:, at].flatten(0, 1) for name, value in self.locals.items()}
+
     def statistics(self, size: int) -> dict[str, Tensor]:
         """The sampler's :attr:`stats` at the draws that :meth:`draws` gives, ``[C, size // C]``."""
         at = self._chosen(size)
@@ -83,11 +91,15 @@ class Draws:
         return torch.arange(wanted) * each // wanted
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"free": self.free, **{f"stats.{name}": value for name, value in self.stats.items()}}
+        parts = {STATS: self.stats, LOCALS: self.locals}
+        named = {f"{prefix}{name}": value for prefix, values in parts.items() for name, value in values.items()}
+        return {"free": self.free, **named}
 
     @staticmethod
     def rebuilt(space: GlobalSpace, tensors: Mapping[str, Tensor]) -> Draws:
         """From what :meth:`tensors` gave."""
-        prefix = "stats."
-        stats = {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
-        return Draws(space, tensors["free"], stats)
+        stats, locals_ = (
+            {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            for prefix in (STATS, LOCALS)
+        )
+        return Draws(space, tensors["free"], stats, (), locals_)

@@ -15,6 +15,7 @@ from latentvars.errors import NumericalError, SettingError, SupportError
 from latentvars.inference.algorithm import OneGo
 from latentvars.inference.sampling.chains import Chains, Settings, Trace, library
 from latentvars.inference.sampling.draws import DIVERGING, Draws
+from latentvars.inference.sampling.local_draws import describe, drawn_locals, joint, prior_locals
 from latentvars.inference.settings import check_at_least
 from latentvars.inference.stopping import Status
 from latentvars.program import Program, model_parameters
@@ -28,7 +29,8 @@ SPREAD = 0.1  # how far chains begin from their starts, on the unconstrained sca
 class NUTS(OneGo):
     """Draws from the posterior of the globals by Hamiltonian Monte Carlo without U-turns (Hoffman & Gelman 2014).
 
-    The density is prior(θ) Π p(xₙ | θ)^{wₙ}, the discrete locals summed out exactly; its steps are adapted to draws and
+    The density is prior(θ) Π p(xₙ | θ)^{wₙ}, the discrete locals summed out exactly; continuous locals are drawn
+    together with the globals, from prior(θ) Π p(xₙ, zₙ | θ), and need no guide. Its steps are adapted to draws and
     gradients together (nutpie). Given each draw of the globals the locals have an exact posterior:
     ``fit.draw_latents()``.
 
@@ -78,16 +80,27 @@ class NUTS(OneGo):
             NumericalError: a chain that begins where the density is not finite or flat, or that breaks off.
         """
         library()
+        if program.roles.continuous:
+            given = [program.space.constrain(start)[0] for start in starts]
+            whole = joint(program, rows, given[0])
+            drawn = [prior_locals(program, rows, one, derive(seed, 32, k)) for k, one in enumerate(given)]
+            starts = [whole.space.unconstrain({**one, **own}) for one, own in zip(given, drawn, strict=True)]
+        else:
+            whole = program
         potential = Potential.of(
-            program, rows.batch(dtype=program.dtype), fastest=Way.COMPILED if self.compile else Way.GRAPH
+            whole, rows.batch(dtype=program.dtype), fastest=Way.COMPILED if self.compile else Way.GRAPH
         )
         noise = generator(seed, 30)
         begins = [start + SPREAD * (2 * torch.rand(start.shape, generator=noise) - 1) for start in starts]
         for number, begin in enumerate(begins):
-            _check_begin(program, potential, begin, number)
+            _check_begin(whole, potential, begin, number)
         settings = Settings(self.draws, self.tune, self.target_accept, self.max_tree_depth)
         trace = Chains(potential, begins, settings).run(derive(seed, 31), progress)
-        draws = Draws(program.space, trace.free.to(program.dtype), trace.stats, (self._note(potential, trace),))
+        own, rest = trace.free.to(program.dtype).split([program.space.size, whole.space.size - program.space.size], -1)
+        locals_ = whole.space.subset(program.roles.continuous).constrain(rest)[0] if rest.shape[-1] else {}
+        draws = Draws(program.space, own.contiguous(), trace.stats, (self._note(potential, trace),), locals_)
+        if locals_:
+            describe(program.model, draws.local_draws(draws.size))
         _warn(draws)
         return draws, Status.DRAWN if trace.complete else Status.INTERRUPTED
 
@@ -103,20 +116,21 @@ def check_drawable(program: Program, rows: Rows, name: str = "NUTS") -> None:
     """Whether there are globals to draw, for an algorithm of this name.
 
     Raises:
-        SupportError: no continuous global; continuous locals, network weights or discrete globals; rows in files.
+        SupportError: no continuous global; continuous locals that are not drawn, network weights or discrete globals;
+            rows in files.
     """
     roles = program.roles
-    weights = model_parameters(program.model)
+    weights = _weights(program, rows)
     if roles.choices:
         problem, remedy = (
             f"the discrete globals {list(roles.choices.names)}",
             "fit it with lv.EM(), which sums them out",
         )
-    elif roles.continuous:
+    elif roles.continuous and drawn_locals(program.model) is None:
         problem = f"the continuous locals {list(roles.continuous)}"
         remedy = "integrate them out in the model, or fit it with lv.SVI()"
     elif weights:
-        problem, remedy = f"network weights ({next(iter(weights))}, ...)", "fit it with lv.SVI()"
+        problem, remedy = f"network weights ({weights[0]}, ...)", "fit it with lv.SVI()"
     elif not program.space.size:
         problem = "no continuous globals"
         remedy = "read its exact posterior: lv.from_point(model, data, {}).latent(); or fit it with lv.EM()"
@@ -125,6 +139,20 @@ def check_drawable(program: Program, rows: Rows, name: str = "NUTS") -> None:
     else:
         return
     raise SupportError(given=f"{name} on a model with {problem}", needed="continuous globals alone", remedy=remedy)
+
+
+def _weights(program: Program, rows: Rows) -> list[str]:
+    """Names of the network weights that the density depends on; those of a guide that is not used are none."""
+    named = model_parameters(program.model)
+    if not named or drawn_locals(program.model) is None:
+        return list(named)
+    values = program.prior_draw(0)
+    batch = rows.batch(torch.arange(min(len(rows), 2)), dtype=program.dtype)
+    with torch.enable_grad():
+        score = program.score({name: values[name] for name in program.space.names}, batch)
+        total = score.prior + score.rows.sum()
+        found = torch.autograd.grad(total, list(named.values()), allow_unused=True) if total.requires_grad else ()
+    return [name for name, slope in zip(named, found, strict=False) if slope is not None]
 
 
 def _check_begin(program: Program, potential: Potential, begin: Tensor, number: int) -> None:

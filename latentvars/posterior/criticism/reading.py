@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from latentvars.errors import DataError, NumericalError, SettingError, SupportError
 from latentvars.posterior.datatree import Knowledge
+from latentvars.posterior.smoothing import pareto_smoothed
 from latentvars.rows import Rows
 
 DRAWS = 1_000
@@ -113,18 +113,8 @@ def smoothed(log_ratios: Tensor) -> tuple[Tensor, Tensor]:
             needed="finite ones at every draw",
             remedy="look at the draws: priors may reach where the density has no value",
         )
-    import arviz_stats.base
-
-    size, sets = log_ratios.shape
-    log_weights = torch.full((size, sets), -math.log(size), dtype=torch.float64)
-    shape = torch.full((sets,), -torch.inf, dtype=torch.float64)
-    unequal = (log_ratios != log_ratios[:1]).any(0)
-    if bool(unequal.any()):
-        ratios = (log_ratios - log_ratios.amax(0))[:, unequal].double()
-        found = cast(Any, arviz_stats.base).array_stats.psislw(-ratios.numpy(), axis=0)
-        log_weights[:, unequal] = torch.as_tensor(found[0]).reshape(-1, size).mT
-        shape[unequal] = torch.as_tensor(found[1], dtype=torch.float64).reshape(-1)
-    return log_weights - log_weights.logsumexp(0), shape
+    found = pareto_smoothed(log_ratios)
+    return found.log_weights, found.k_hat
 
 
 def towards_posterior(known: Knowledge, prior: Tensor, scores: Tensor) -> Tensor:
