@@ -140,15 +140,22 @@ def test_a_label_free_quantity_of_a_mixture_whose_labels_switch(humps: lv.Fit, g
 
 
 def test_locals_are_drawn_with_the_globals(humps: lv.Fit, grid: tuple) -> None:
-    """P(z_0 = z_1 | x), averaged over the grid."""
+    """P(z_i = z_j | x), and P(z_i is the component of the larger mean | x), averaged over the grid."""
     first, second, weight = grid
     near, far = 3, 14
     share = [1 / (1 + np.exp(stats.norm.logpdf(x, second) - stats.norm.logpdf(x, first))) for x in HUMPS[[near, far]]]
-    exact = (weight * (share[0] * share[1] + (1 - share[0]) * (1 - share[1]))).sum()
-    found = lv.contrast(humps, lambda sites: sites["z"][near] == sites["z"][far], latents=True, draws=800)
-    error = found.probability((0.5, None)).error
-    assert abs(float(found.mean) - exact) < 4 * float(error) < 0.1
-    assert exact < 0.4  # else it would say nothing
+    same = (weight * (share[0] * share[1] + (1 - share[0]) * (1 - share[1]))).sum()
+    upper = (weight * np.where(first > second, share[1], 1 - share[1])).sum()
+
+    def facts(sites: dict[str, Tensor]) -> dict[str, Tensor]:
+        z, larger = sites["z"], sites["loc"].argmax()
+        return {"same": z[near] == z[far], "upper": z[far] == larger}
+
+    found = lv.contrast(humps, facts, latents=True, draws=800)
+    for name, exact in (("same", same), ("upper", upper)):
+        error = found[name].probability((0.5, None)).error
+        assert abs(float(found[name].mean) - exact) < 4 * float(error) < 0.1, name
+    assert same < 0.4 and upper > 0.7  # else they would say nothing
 
 
 def test_locals_at_a_point_have_its_posterior() -> None:

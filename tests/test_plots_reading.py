@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import arviz_stats
@@ -142,15 +143,24 @@ def test_small_transitions_are_left_out(chain: lv.Fit) -> None:
 
 
 def test_transitions_that_inputs_drive_are_expected_moves() -> None:
-    """A constant input: the matrix is the one of a chain without."""
-    rows = lv.Rows({"x": QUAKES.x, "u": np.ones((107, 1))}, lengths=[107])
-    model = lv.models.HiddenMarkov(2, lv.emissions.Poisson(), transition_by="u")
-    fit = lv.fit(model, rows, lv.EM(stop=lv.Tolerance(1e-11), passes=2000), progress=False)
-    logits = fit.point["transition_coefficients"]
-    matrix = torch.cat([torch.zeros(2, 1, 1, dtype=torch.float64), logits], -1)[:, 0].softmax(-1)
+    """Of all paths of a short series, each weighed by its probability."""
+    x, u, rate = np.array([3, 9, 4, 11, 2, 8]), np.array([0.0, 1.0, -1.0, 2.0, 0.5, 0.0]), np.array([3.0, 9.0])
+    coefficients = np.array([[-1.0, 1.5], [0.4, -0.8]])  # from, (intercept, input): the logit of the second state
+    rows = lv.Rows({"x": x, "u": np.stack([np.ones(6), u], 1)}, lengths=[6])
+    point = tensors({"initial": [0.5, 0.5], "transition_coefficients": coefficients[..., None], "rate": rate[:, None]})
+    fit = lv.from_point(lv.models.HiddenMarkov(2, lv.emissions.Poisson(), transition_by="u"), rows, point)
+    moves = np.zeros((2, 2))
+    for path in itertools.product(range(2), repeat=6):
+        chance, counts = np.prod(stats.poisson.pmf(x, rate[list(path)])), np.zeros((2, 2))
+        for t, (start, end) in enumerate(itertools.pairwise(path)):
+            second = 1 / (1 + np.exp(-coefficients[start] @ [1, u[t]]))
+            chance *= second if end else 1 - second
+            counts[start, end] += 1
+        moves += chance * counts
+    moves /= moves.sum(1, keepdims=True)
     axis = lv.plots.transitions(fit, least=0).axes[0]
     shown = sorted(float(text.get_text()) for text in axis.texts if "state" not in text.get_text())
-    np.testing.assert_allclose(shown, sorted(matrix.flatten().tolist()), atol=0.006)
+    np.testing.assert_allclose(shown, np.sort(moves, None), atol=0.0051)
 
 
 def test_many_transitions_are_a_matrix() -> None:
