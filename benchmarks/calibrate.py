@@ -12,15 +12,15 @@ from collections.abc import Callable
 
 import calibration_bootstrap
 import calibration_coverage
-import calibration_likelihood_ratio
 import calibration_leave_one_out
+import calibration_likelihood_ratio
 from calibration_check import Check, Settings
 
 SECTIONS: dict[str, Callable[[Settings], list[Check]]] = {
     "coverage": calibration_coverage.checks,
     "earthquakes": calibration_bootstrap.checks,
-    "likelihood-ratio": calibration_likelihood_ratio.checks,
     "leave-one-out": calibration_leave_one_out.checks,
+    "likelihood-ratio": calibration_likelihood_ratio.checks,
 }
 
 

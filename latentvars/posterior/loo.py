@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pandas
     import xarray as xr
 
+EFFICIENCY_ROWS = 200
+
 Unit = Literal["row", "sequence"]
 Weights = Literal["stacking", "BB-pseudo-BMA", "pseudo-BMA"]
 
@@ -104,7 +106,19 @@ def _from_tree(tree: xr.DataTree) -> Any:
     stats, library = tree["sample_stats"], cast(Any, arviz_stats)
     if "log_q" in stats:
         return library.loo_approximate_posterior(tree, stats["lp"], stats["log_q"], pointwise=True)
-    return library.loo(tree, pointwise=True)
+    return library.loo(tree, pointwise=True, reff=_efficiency(tree))
+
+
+def _efficiency(tree: xr.DataTree) -> float:
+    """Effective draws of the rows' likelihoods, of all draws: unlike that of the globals it knows no labels."""
+    from arviz_stats import base
+
+    scores = next(iter(tree["log_likelihood"].data_vars.values())).values
+    some = scores[..., :: max(1, scores.shape[-1] // EFFICIENCY_ROWS)]
+    likelihood = np.exp(some - some.max((0, 1)))
+    effective = cast(Any, base).array_stats.ess(likelihood, chain_axis=0, draw_axis=1, method="mean")
+    found = float(np.nanmean(effective)) / scores[..., 0].size
+    return min(1.0, found) if found > 0 else 1.0
 
 
 def compare(
