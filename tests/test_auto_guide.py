@@ -244,6 +244,9 @@ def test_missing_entries_are_told_apart() -> None:
             exact[n] = of_normal(row[at][None], covariance[np.ix_(at, at)])
     gap = float(exact.mean() - bound(fit).mean())
     assert -0.01 < gap < 0.06
+    # nothing is known of z without entries; entries at their means, which a gap is read as too, say a lot
+    hollow, centre = fit.latent(np.full((1, 3), np.nan)), fit.latent(np.nanmean(x, 0)[None])
+    assert float(hollow.std("z")) > 2 * float(centre.std("z"))
     network: Any = fit.model.guide_network  # type: ignore[attr-defined]
     assert network.line.shape == (1, 6)  # three numbers and what is missing of them
 
