@@ -230,20 +230,6 @@ class OnlyStates:
             pyro.sample("y", dist.Normal(z.double(), 1.0), obs=rows["y"])
 
 
-class Random:
-    """A continuous local."""
-
-    def model(self, rows: lv.Batch) -> None:
-        scale = pyro.sample("scale", dist.HalfNormal(numbers(1)[0]))
-        with rows.plate():
-            b = pyro.sample("b", dist.Normal(0 * scale, scale))
-            pyro.sample("y", dist.Normal(b, 1.0), obs=rows["y"])
-
-    def guide(self, rows: lv.Batch) -> None:
-        with rows.plate():
-            pyro.sample("b", dist.Normal(rows["y"] / 2, 0.7))
-
-
 class Line:
     """A network whose weights are no globals."""
 
@@ -259,8 +245,6 @@ class Line:
 def test_what_cannot_be_drawn_is_refused_with_the_way_out() -> None:
     with pytest.raises(SupportError, match=r"no continuous globals[\s\S]*lv\.from_point[\s\S]*lv\.EM"):
         lv.fit(OnlyStates(), small(), SHORT, progress=False)
-    with pytest.raises(SupportError, match=r"continuous locals \['b'\][\s\S]*lv\.SVI"):
-        lv.fit(Random(), small(), SHORT, progress=False)
     with pytest.raises(SupportError, match=r"network weights[\s\S]*lv\.SVI"):
         lv.fit(Line(), small(), SHORT, progress=False)
     with pytest.raises(NumericalError, match=r"chain 0 begins where the log density is[\s\S]*start="):
