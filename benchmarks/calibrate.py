@@ -14,6 +14,7 @@ import calibration_bootstrap
 import calibration_coverage
 import calibration_leave_one_out
 import calibration_likelihood_ratio
+import calibration_ranks
 from calibration_check import Check, Settings
 
 SECTIONS: dict[str, Callable[[Settings], list[Check]]] = {
@@ -21,6 +22,7 @@ SECTIONS: dict[str, Callable[[Settings], list[Check]]] = {
     "earthquakes": calibration_bootstrap.checks,
     "leave-one-out": calibration_leave_one_out.checks,
     "likelihood-ratio": calibration_likelihood_ratio.checks,
+    "ranks": calibration_ranks.checks,
 }
 
 

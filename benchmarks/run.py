@@ -34,7 +34,8 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Line]]] = {
     "growth": growth.lines,
 }
 EMBEDDING = "embedding"  # has a table of its own: accuracies, not times
-ALONE = ("memory", "distributed")  # programs that print and write blocks of their own; only run where they are named
+# programs that print and write blocks of their own; only run where they are named
+ALONE = ("memory", "distributed", "effective")
 
 
 def main() -> int:

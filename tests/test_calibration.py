@@ -15,7 +15,7 @@ import torch
 from scipy import stats
 
 import latentvars as lv
-from latentvars.errors import KindError, ModelError, SettingError
+from latentvars.errors import KindError, ModelError, NameUnknownError, SettingError
 from latentvars.inference.sampling import Draws
 from latentvars.studies.calibration_result import Calibration
 
@@ -75,19 +75,30 @@ def test_a_wrong_posterior_is_found(settings: dict[str, float], column: str, sig
 
 def test_p_values_of_uniform_ranks_are_uniform() -> None:
     noise = np.random.default_rng(0)
-    ranks = {f"q{k}": noise.integers(0, 21, 80) for k in range(300)}
+    ranks = {f"q{k}": noise.integers(0, 21, 80) for k in range(120)}
     found = np.array(list(Calibration(ranks, 20).p_values.values()))
     assert stats.kstest(found, "uniform").pvalue > 0.01
 
 
 def test_the_band_holds_uniform_ranks() -> None:
     noise = np.random.default_rng(1)
-    ranks = {f"q{k}": noise.integers(0, 21, 80) for k in range(400)}
-    found = Calibration(ranks, 20)
-    points, low, high = found.band(0.95)
-    inside = [((found.shares(name) >= low) & (found.shares(name) <= high)).all() for name in ranks]
-    assert points[0] == pytest.approx(1 / 21)
-    assert 0.91 < np.mean(inside) < 0.985
+    found = Calibration({f"q{k}": noise.integers(0, 21, 80) for k in range(150)}, 20)
+    tests = list(found.tests.values())
+    assert tests[0].points[0] == pytest.approx(1 / 21) and len(tests[0].points) == 20
+    inside = [((test.distribution >= test.low) & (test.distribution <= test.high)).all() for test in tests]
+    assert np.mean(inside) > 0.9
+
+
+def test_the_picture_shows_the_ranks() -> None:
+    noise = np.random.default_rng(2)
+    found = Calibration({"mu": noise.integers(0, 21, 80), "sigma": noise.integers(0, 21, 80)}, 20)
+    figure = lv.plots.calibration(found)
+    axis = figure.axes[0]
+    line = axis.lines[1].get_ydata()
+    expected = (found.ranks["mu"][:, None] < np.arange(1, 21)).mean(0) - np.arange(1, 21) / 21
+    np.testing.assert_allclose(line, expected, atol=1e-12)
+    with pytest.raises(NameUnknownError, match="tau"):
+        lv.plots.calibration(found, ["tau"])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Iris with three components by NUTS, its chains begun in different orders: one posterior, whatever labels are called."""
+"""Iris with three components by NUTS, its chains begun in different orders: one posterior, whatever the labels."""
 
 from __future__ import annotations
 

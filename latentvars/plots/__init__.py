@@ -1,5 +1,6 @@
 """Pictures of fits and embeddings: values in, a matplotlib figure out; no global state, no windows."""
 
+from latentvars.plots.calibration import calibration
 from latentvars.plots.components import components
 from latentvars.plots.emissions import emissions
 from latentvars.plots.forest import forest
@@ -18,6 +19,7 @@ from latentvars.plots.sweep import sweep
 from latentvars.plots.transitions import transitions
 
 __all__ = [
+    "calibration",
     "components",
     "emissions",
     "forest",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from latentvars.posterior.criticism.uniformity import Uniformity, uniformity
+
 if TYPE_CHECKING:
     import pandas
 
-NULL = 4_000  # simulations of uniform ranks
 LEVEL = 0.01
 
 
@@ -41,15 +42,16 @@ class Calibration:
         """Those that have ranks, M."""
         return len(next(iter(self.ranks.values())))
 
+    @cached_property
+    def tests(self) -> dict[str, Uniformity]:
+        """Of the ranks of each quantity, at every value that a rank can have."""
+        cells = self.draws + 1
+        return {name: uniformity((ranks + 0.5) / cells, bins=cells) for name, ranks in self.ranks.items()}
+
     @property
     def p_values(self) -> dict[str, float]:
-        """Of the test that the ranks of one quantity are uniform: the largest departure of their distribution function
-        from that of uniform ranks, each point in units of its own binomial law (Säilynoja, Bürkner & Vehtari 2022)."""
-        null = _null(self.simulations, self.draws)
-        return {
-            name: float((1 + (null <= _gamma(ranks[None], self.draws)[0] * (1 + 1e-12)).sum()) / (1 + NULL))
-            for name, ranks in self.ranks.items()
-        }
+        """Of the test that the ranks of one quantity are uniform (Säilynoja, Bürkner & Vehtari 2022)."""
+        return {name: test.p_value for name, test in self.tests.items()}
 
     @property
     def p_value(self) -> float:
@@ -74,24 +76,6 @@ class Calibration:
             lines[name] = {"p_value": found[name], "shift": z.mean(), "spread": z.std(ddof=1)}
         return pandas.DataFrame.from_dict(lines, orient="index")
 
-    def band(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where the distribution function of uniform ranks stays with this probability, everywhere at once.
-
-        Returns:
-            Points ``[L]``, and the lower and upper bound ``[L]`` of the share of ranks below each.
-        """
-        from scipy.stats import binom
-
-        points = np.arange(1, self.draws + 1) / (self.draws + 1)
-        gamma = np.quantile(_null(self.simulations, self.draws), 1 - level)
-        low = binom.ppf(gamma / 2, self.simulations, points)
-        high = binom.ppf(1 - gamma / 2, self.simulations, points)
-        return points, low / self.simulations, high / self.simulations
-
-    def shares(self, name: str) -> np.ndarray:
-        """Share of the ranks of a quantity below each of 1, ..., L, ``[L]``."""
-        return _counts(self.ranks[name][None], self.draws)[0] / self.simulations
-
     def __str__(self) -> str:
         table, found = self.table(), self.p_value
         verdict = "uniform ranks are not rejected" if found > LEVEL else "the ranks are not uniform"
@@ -109,31 +93,3 @@ class Calibration:
         if self.interrupted:
             lines.append("  interrupted: simulations that were done")
         return "\n".join(lines)
-
-
-def _counts(ranks: np.ndarray, draws: int) -> np.ndarray:
-    """How many ranks ``[S, M]`` are below 1, ..., L: ``[S, L]``."""
-    return np.stack([np.bincount(one, minlength=draws + 1)[:draws].cumsum() for one in ranks])
-
-
-def _gamma(ranks: np.ndarray, draws: int) -> np.ndarray:
-    """Of each row of ranks ``[S, M]`` the least two-sided binomial probability over all points, ``[S]``."""
-    return _least(_counts(ranks, draws), ranks.shape[1])
-
-
-def _least(counts: np.ndarray, simulations: int) -> np.ndarray:
-    from scipy.stats import binom
-
-    points = np.arange(1, counts.shape[1] + 1) / (counts.shape[1] + 1)
-    below = binom.cdf(np.arange(-1, simulations + 1)[:, None], simulations, points)  # [M + 2, L]
-    at = np.arange(counts.shape[1])
-    both = np.minimum(below[counts + 1, at], 1 - below[counts, at])
-    return 2 * both.min(1)
-
-
-@cache
-def _null(simulations: int, draws: int) -> np.ndarray:
-    """The same of uniform ranks, ``[NULL]``."""
-    noise = np.random.default_rng(0)
-    counts = noise.multinomial(simulations, np.full(draws + 1, 1 / (draws + 1)), size=NULL)
-    return _least(counts.cumsum(1)[:, :draws], simulations)

@@ -34,7 +34,7 @@ class Uniformity:
     level: float = 0.95
 
 
-def uniformity(sample: np.ndarray, *, level: float = 0.95, seed: int = 0) -> Uniformity:
+def uniformity(sample: np.ndarray, *, level: float = 0.95, seed: int = 0, bins: int | None = None) -> Uniformity:
     """Compare a sample with the uniform distribution.
 
     At each of up to 200 points the count below it is binomial; the statistic is the smallest of the two-sided binomial
@@ -44,6 +44,7 @@ def uniformity(sample: np.ndarray, *, level: float = 0.95, seed: int = 0) -> Uni
         sample: numbers in [0, 1]; NaN is left out.
         level: of the band.
         seed: of the simulation.
+        bins: compare at the ends of so many equal intervals; None: by the size of the sample.
 
     Raises:
         DataError: nothing in the sample.
@@ -58,7 +59,7 @@ def uniformity(sample: np.ndarray, *, level: float = 0.95, seed: int = 0) -> Uni
         raise DataError("no number at all", "a sample", "look where everything is missing")
     if not 0 < level < 1:
         raise SettingError(f"level={level}", "a probability between 0 and 1", "write level=0.95")
-    bins = min(POINTS, max(2, size))
+    bins = min(POINTS, max(2, size)) if bins is None else bins
     points = np.arange(1, bins) / bins
     table = np.minimum(binom.cdf(np.arange(size + 1)[:, None], size, points), 1.0) if size < 10 * POINTS else None
     counts = np.searchsorted(sample, points, side="right")
