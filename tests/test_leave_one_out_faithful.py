@@ -21,7 +21,7 @@ PRIORS = {
     "loc": dist.Normal(torch.zeros((), dtype=torch.float64), 2.0),
     "scale": dist.Gamma(torch.tensor(2.0, dtype=torch.float64), 2.0),
 }
-REFITTED = 6
+REFITTED = 3
 
 
 class TwoKinds:

@@ -24,9 +24,9 @@ PRIORS = {
 
 @pytest.fixture(scope="module")
 def drawn() -> lv.Fit:
-    """Three chains that begin in three orders of one mode."""
+    """Three chains that begin in three orders of one mode; petals alone, for the sake of time."""
     iris = lv.datasets.iris()
-    x = (iris.x - iris.x.mean(0)) / iris.x.std(0)
+    x = ((iris.x - iris.x.mean(0)) / iris.x.std(0))[:, 2:]
     model = lv.models.GaussianMixture(3, covariance="diag", priors=PRIORS)
     mode = lv.fit(model, x, lv.EM(restarts=5)).point
     chains = []
@@ -49,7 +49,7 @@ def test_chains_agree_once_their_labels_do(drawn: lv.Fit) -> None:
     assert max(float(value.max()) for value in found.r_hat.values()) < 1.01
     table = found.fit.summary()
     assert float(table["r_hat"].max()) < 1.01
-    setosa = found.fit.point["loc"][:, 2].argmin()
+    setosa = found.fit.point["loc"][:, 0].argmin()
     assert float(found.fit.point["weights"][setosa]) == pytest.approx(1 / 3, abs=0.03)
 
 
