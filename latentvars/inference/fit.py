@@ -23,6 +23,7 @@ from latentvars.inference.degenerate import empty
 from latentvars.inference.extent import Extent
 from latentvars.inference.optima import Optima
 from latentvars.inference.posteriors import PointMass
+from latentvars.inference.printed import explained, printed
 from latentvars.inference.sampling import Draws
 from latentvars.inference.saving import described, save, save_snapshot
 from latentvars.inference.scoring import row_scores, total_score
@@ -537,50 +538,10 @@ class Fit:
         Raises:
             KindError: the fit was not made by EM.
         """
-        plan = getattr(self.state, "plan", None)
-        if plan is None:
-            raise KindError(
-                given=f"a fit by {type(self.algorithm).__name__}",
-                needed="a fit by EM in this process",
-                remedy="call explain() on the fit that lv.fit(model, data, lv.EM()) returned",
-            )
-        lines = [("global", "enters", "rule")] + [
-            (rule.name, rule.enters, rule.reason if rule.closed or not rule.possible else f"L-BFGS on Q: {rule.reason}")
-            for rule in plan.rules
-        ]
-        if self.shared is not None:
-            size = len(self.shared.choices)
-            lines += [(name, "–", f"summed out over {size} joint values") for name in self.shared.choices.names]
-        widths = [max(len(line[k]) for line in lines) for k in range(2)]
-        return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in lines)
+        return explained(self)
 
     def __str__(self) -> str:
-        kind = "log-likelihood" if self.exact else "log-likelihood (ELBO)"
-        size = float(self.rows.weights.sum()) if self.extent is None else self.extent.weight
-        count = (
-            str(len(self.rows)) if self.extent is None else f"{self.extent.rows} in {self.extent.processes} processes"
-        )
-        by = "" if self.algorithm is None else f" by {type(self.algorithm).__name__}"
-        lines = [
-            f"Fit of {type(self.model).__name__}{by}: {self.status.value}",
-            f"  rows {count}, passes {len(self.history)}, {self.seconds:.2f} s, seed {self.seed}",
-            f"  {kind} {self.log_likelihood:.4f} nats ({self.log_likelihood / size:.6f} per row), "
-            f"free parameters {self.free_parameters}, BIC {self.bic:.3f}",
-        ]
-        notes = getattr(self.algorithm, "notes", None)
-        if notes is not None and self.state is not None:
-            lines += [f"  {note}" for note in notes(self.state)]
-        lines += [f"  {note}" for note in getattr(self.globals, "notes", ())]
-        if self.shared is not None:
-            mode = ", ".join(f"{name} = {value.tolist()}" for name, value in self.shared.mode.items())
-            lines.append(f"  {mode} with probability {float(self.shared.probs.max()):.4f}")
-        if self.collapsed:
-            lines.append(f"  collapsed onto a few rows: {', '.join(self.collapsed)}; the optimum is spurious")
-        if self.empty:
-            lines.append(f"  empty: {', '.join(self.empty)}; no row belongs to it")
-        if self.optima is not None:
-            lines.append(f"  {self.optima}")
-        return "\n".join(lines)
+        return printed(self)
 
 
 def _added(backend: Backend, value: Tensor) -> Tensor:
