@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import calibration_bootstrap
 import calibration_coverage
@@ -17,7 +17,7 @@ import calibration_likelihood_ratio
 import calibration_ranks
 from calibration_check import Check, Settings
 
-SECTIONS: dict[str, Callable[[Settings], list[Check]]] = {
+SECTIONS: dict[str, Callable[[Settings], Iterable[Check]]] = {
     "coverage": calibration_coverage.checks,
     "earthquakes": calibration_bootstrap.checks,
     "leave-one-out": calibration_leave_one_out.checks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,9 +77,8 @@ def narrow(model: Any, rows: lv.Rows, seed: int) -> lv.Fit:
     return replace(fit, globals=replace(fit.globals, free=middle + NARROW * (fit.globals.free - middle)))
 
 
-def checks(settings: Settings) -> list[Check]:
+def checks(settings: Settings) -> Iterator[Check]:
     """For each model the p-value of all ranks under NUTS; for the factor analysis that of draws made too narrow."""
-    result = []
     size = min(settings.simulations, MOST)
     known: dict[str, Any] = {
         "simulations": size,
@@ -90,8 +90,7 @@ def checks(settings: Settings) -> list[Check]:
     for name, (model, rows) in CASES.items():
         found = lv.calibrate(model, rows, SAMPLER, **known)
         note = f"{found.simulations} simulations, {len(found.ranks)} quantities, {len(found.failures)} failed"
-        result.append(Check(f"{name}: p of uniform ranks", found.p_value, low=LEVEL, note=note))
+        yield Check(f"{name}: p of uniform ranks", found.p_value, low=LEVEL, note=note)
     model, rows = CASES["factor analysis, a user's"]
     found = lv.calibrate(model, rows, narrow, **known)
-    result.append(Check(f"draws with {NARROW} of their deviations: p", found.p_value, high=LEVEL))
-    return result
+    yield Check(f"draws with {NARROW} of their deviations: p", found.p_value, high=LEVEL)

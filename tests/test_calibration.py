@@ -127,3 +127,17 @@ def test_bad_input() -> None:
         lv.calibrate(Flat(), np.zeros(4), conjugate)
     with pytest.raises(KindError, match="point"):
         lv.calibrate(Mean(), np.zeros(4), lv.EM(), simulations=10, workers=1, progress=False)
+
+
+def test_ranks_are_among_exactly_as_many_draws_as_are_asked_for() -> None:
+    def four_chains(model: Any, rows: lv.Rows, seed: int) -> lv.Fit:
+        fit = conjugate(model, rows, seed)
+        noise = torch.randn(4, 15, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed % 2**31))
+        free = rows["x"].sum() / (len(rows) + 1.0) + noise / math.sqrt(len(rows) + 1.0)
+        return replace(fit, globals=Draws(fit.program.space, free, {"lp": torch.zeros(4, 15)}))
+
+    settings: dict[str, Any] = {"workers": 1, "progress": False}
+    found = lv.calibrate(Mean(), np.zeros(SIZE), four_chains, simulations=60, draws=50, **settings)
+    assert found.draws == 50 and max(int(ranks.max()) for ranks in found.ranks.values()) > 48
+    with pytest.raises(SettingError, match="leaves 60"):
+        lv.calibrate(Mean(), np.zeros(SIZE), four_chains, simulations=10, draws=70, **settings)

@@ -439,3 +439,27 @@ def test_unconstrained_draws_stand_beside_the_constrained_ones() -> None:
     free, weights = tree["unconstrained_posterior"]["weights"].values, tree["posterior"]["weights"].values
     assert free.shape == (1, 10, 1)
     np.testing.assert_allclose(1 / (1 + np.exp(-free[..., 0])), weights[..., 0], rtol=1e-6)
+
+
+def test_one_component_has_nothing_unconstrained_of_its_weight() -> None:
+    fit = lv.fit(lv.models.GaussianMixture(1), X[:, None], lv.SVI(passes=5))
+    tree = fit.to_datatree(draws=4, predictive=False)
+    assert tree["unconstrained_posterior"]["weights"].shape == (1, 4, 0)
+    assert tree["posterior"]["weights"].shape == (1, 4, 1)
+
+
+class Shifted:
+    """x ~ N(mu + 10 c, 1), c ~ Bernoulli(1/2): a discrete global."""
+
+    def model(self, rows: lv.Batch) -> None:
+        one = torch.ones((), dtype=torch.float64)
+        c = pyro.sample("c", dist.Bernoulli(0.5 * one))
+        mu = pyro.sample("mu", dist.Normal(0 * one, one))
+        with rows.plate():
+            pyro.sample("x", dist.Normal(mu + 10 * c, one), obs=rows.x)
+
+
+def test_discrete_globals_are_drawn_from_their_priors_too() -> None:
+    fit = lv.fit(Shifted(), np.full(5, 10.0), lv.EM())
+    low = fit.to_datatree(predictive=False, prior=300)["prior_predictive"]["x"].values.mean(-1) < 5
+    assert 0.4 < low.mean() < 0.6

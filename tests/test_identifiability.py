@@ -99,3 +99,31 @@ def test_inactive_dimensions_of_a_vae() -> None:
     torch.testing.assert_close(found.divergence["z"], closed.detach().mean(0))
     assert found.active_units["z"] + len(found.inactive) == 4
     assert 1 <= found.active_units["z"] < 4
+
+
+def test_rows_of_no_weight_say_nothing_about_active_dimensions() -> None:
+    noise = np.random.default_rng(5)
+    x = noise.normal(size=(200, 3)) @ noise.normal(size=(3, 3))
+    weights = np.where(np.arange(200) < 100, 1.0, 1e-9)
+    fit = lv.fit(lv.models.FactorAnalysis(1), lv.Rows(x, weights=weights), lv.EM(passes=20))
+    found = lv.identifiability(fit)
+    expected = fit.latent().mean("z")[:100].var(0)
+    torch.testing.assert_close(found.active["z"], expected, rtol=1e-5, atol=1e-8)
+
+
+class OneNumber:
+    """A positive scalar local of each row."""
+
+    def model(self, rows: lv.Batch) -> None:
+        one = torch.ones((), dtype=torch.float64)
+        mu = pyro.sample("mu", dist.Normal(0 * one, one))
+        with rows.plate():
+            z = pyro.sample("z", dist.HalfNormal(one))
+            pyro.sample("y", dist.Normal(mu + z, one), obs=rows["y"])
+
+
+def test_a_scalar_local_has_one_dimension_and_no_closed_divergence() -> None:
+    fit = lv.fit(OneNumber(), {"y": Y["y"]}, lv.SVI(passes=10), guide=lv.Amortised(covariance="diagonal"))
+    found = lv.identifiability(fit)
+    torch.testing.assert_close(found.active["z"], fit.latent().mean("z").var()[None])
+    assert "z" not in found.divergence  # not normal

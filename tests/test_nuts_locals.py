@@ -131,3 +131,39 @@ def test_what_is_refused() -> None:
 
     with pytest.raises(SupportError, match="bounds depend"):
         lv.fit(Bounded(), {"y": Y}, lv.NUTS(draws=10, tune=10, chains=1), progress=False)
+
+
+def test_readouts_use_the_locals_that_were_drawn(effects: lv.Fit) -> None:
+    assert isinstance(effects.globals, Draws)
+    mu, z = effects.globals.values["mu"].flatten().numpy(), effects.globals.locals["z"].flatten(0, 1).numpy()
+    found = lv.contrast(effects, lambda sites: sites["mu"] + sites["z"].mean(), latents=True, draws=2000)
+    np.testing.assert_allclose(next(iter(found.draws.values())).numpy(), mu + z.mean(1), atol=1e-12)
+    tree = effects.to_datatree(2000, predictive=False, latents=False, conditional=True)
+    expected = stats.norm.logpdf(Y, mu[:, None] + z, 1.0)
+    np.testing.assert_allclose(tree["log_likelihood_conditional"]["y"].values.reshape(2000, 6), expected, atol=1e-9)
+    joint = expected.sum(1) + stats.norm.logpdf(z).sum(1) + stats.norm.logpdf(mu, 0, 10)
+    np.testing.assert_allclose(tree["sample_stats"]["lp"].values.flatten(), joint, atol=1e-6)
+
+
+def test_rows_of_the_fit_are_known_by_what_they_hold(effects: lv.Fit) -> None:
+    whole = effects.latent().mean("z")
+    some = effects.latent(effects.rows.subset(torch.tensor([4, 1])))
+    torch.testing.assert_close(some.mean("z"), whole[[4, 1]])
+
+
+def test_missing_entries_beside_locals() -> None:
+    y = np.column_stack([Y, Y + 0.3])
+    y[2, 1] = np.nan
+
+    class Twice:
+        """Two observations of each effect."""
+
+        def model(self, rows: lv.Batch) -> None:
+            mu = pyro.sample("mu", dist.Normal(ZERO, 10 * ONE))
+            with rows.plate():
+                z = pyro.sample("z", dist.Normal(ZERO, ONE))
+                pyro.sample("y", dist.Normal((mu + z)[:, None].expand(-1, 2), ONE).to_event(1), obs=rows["y"])
+
+    with pytest.warns(UserWarning, match="entries are missing"):
+        fit = lv.fit(Twice(), {"y": y}, lv.NUTS(draws=60, tune=100, chains=1), progress=False)
+    assert fit.latent().mean("z").shape == (6,)

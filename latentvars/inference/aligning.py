@@ -123,7 +123,14 @@ def _result(fit: Fit, aligned: Aligned) -> Alignment:
         space, before = fit.program.space, fit.globals
         free = space.unconstrain(aligned.values).reshape(before.free.shape)
         said = (*before.said, f"aligned: {', '.join(aligned.moved)}")
-        posterior: Draws | PointMass = Draws(space, free, before.stats, said)
+        turned = [name for name in before.locals if aligned.turns and fit.program.roles.continuous]
+        if turned:
+            raise SupportError(
+                given=f"draws of the continuous locals {turned} beside factors that can be turned",
+                needed="factors that are integrated out",
+                remedy="integrate them out in the model, as lv.models.FactorAnalysis does",
+            )
+        posterior: Draws | PointMass = Draws(space, free, before.stats, said, before.locals)
     else:
         lead = torch.Size([1, 1])
         posterior = PointMass({name: value[0] for name, value in aligned.values.items()})

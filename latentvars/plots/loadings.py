@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -13,6 +14,7 @@ from latentvars.distributions import FactorNormal
 from latentvars.errors import KindError, NameUnknownError
 from latentvars.inference import Fit
 from latentvars.plots.canvas import INK, canvas, group_names
+from latentvars.posterior.symmetry import one_labelling
 
 WRITTEN = 200  # numbers that are written into their cells
 
@@ -66,6 +68,8 @@ def _values(fit: Fit, site: str) -> tuple[np.ndarray, np.ndarray | None, list[st
         raise KindError(
             f"the global {site!r} of shape {list(value.shape)}", "[features, factors]", "give another site."
         )
+    if known.draws is not None:
+        one_labelling(known.program, known.rows, known.draws, torch.zeros(known.size), fit.seed)
     spread = None if known.draws is None else known.draws[site].double().std(0).numpy()
     axes = known.axes
     dims = axes.of_site(site, 2)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from latentvars.errors import ShapeError
+from latentvars.errors import KindError, ShapeError
 from latentvars.inference import Fit
 from latentvars.plots.canvas import DPI, canvas, colour, tidy
 from latentvars.plots.chosen import chain_draws
@@ -66,7 +66,7 @@ def ranks(fit: Fit, *, of: str | Sequence[str] | None = None, axis: Axes | None 
     found = chain_draws(fit, of)
     chains, size = next(iter(found.values())).shape
     if chains < 2:
-        raise ShapeError("one chain", "two or more, which are compared", "sample with chains=4")
+        raise KindError("one chain", "two or more, which are compared", "sample with chains=4")
     figure, axes = _panels(list(found), axis)
     edges = np.linspace(0.5, chains * size + 0.5, BINS + 1)
     inside = np.diff(np.floor(edges)).mean()

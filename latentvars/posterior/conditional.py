@@ -16,37 +16,52 @@ from latentvars.randomness import derive
 from latentvars.rows import Batch, Rows
 
 
-def conditional_scores(program: Program, rows: Rows, draws: Mapping[str, Tensor], seed: int) -> Tensor:
+def conditional_scores(
+    program: Program, rows: Rows, draws: Mapping[str, Tensor], seed: int, drawn: Mapping[str, Tensor] | None = None
+) -> Tensor:
     """log p(xₙ | zₙ, θ) at each draw of the globals and one draw of the locals given it, ``[S, N]``, nats.
 
     The locals are drawn from their posterior given the row itself: what a row would say about itself. It is no base
     for leaving rows out (Merkle, Furr & Rabe-Hesketh 2019).
 
+    Args:
+        program: the model.
+        rows: N rows.
+        draws: globals ``[S, *shape]``; none where the model has none.
+        seed: of the draws of locals.
+        drawn: draws of the continuous locals ``[S, N, *shape]``, in the place of the guide's.
+
     Raises:
         SupportError: a model with continuous locals beside discrete ones, or whose locals are integrated out otherwise.
     """
-    size = next(iter(draws.values())).shape[0]
+    size = next(iter(draws.values())).shape[0] if draws else 1
     found = []
     for number in range(size):
         values = {name: value[number] for name, value in draws.items()}
+        given = {name: value[number] for name, value in (drawn or {}).items()}
         parts = [
-            _of_batch(program, values, batch, derive(seed, number, k)) for k, batch in enumerate(batches(program, rows))
+            _of_batch(program, values, batch, derive(seed, number, k), given)
+            for k, batch in enumerate(batches(program, rows))
         ]
         found.append(torch.cat(parts))
     return torch.stack(found)
 
 
-def _of_batch(program: Program, values: Mapping[str, Tensor], batch: Batch, seed: int) -> Tensor:
+def _of_batch(
+    program: Program, values: Mapping[str, Tensor], batch: Batch, seed: int, given: Mapping[str, Tensor]
+) -> Tensor:
     with torch.no_grad():
         if program.roles.continuous:
-            return _given_guide(program, values, batch, seed)
+            return _given_continuous(program, values, batch, seed, given)
         beliefs = program.beliefs(values, batch, seed)
         if not beliefs:
             return program.score(values, batch).rows
         return _given_labels(program, values, batch, seed)
 
 
-def _given_guide(program: Program, values: Mapping[str, Tensor], batch: Batch, seed: int) -> Tensor:
+def _given_continuous(
+    program: Program, values: Mapping[str, Tensor], batch: Batch, seed: int, given: Mapping[str, Tensor]
+) -> Tensor:
     if program.roles.discrete:
         raise SupportError(
             given=f"the continuous locals {list(program.roles.continuous)} beside the discrete ones "
@@ -54,8 +69,10 @@ def _given_guide(program: Program, values: Mapping[str, Tensor], batch: Batch, s
             needed="locals of one kind",
             remedy="read the marginal log-likelihoods, conditional=False",
         )
-    guide = program.guided(batch, seed)
-    run = program.trace(values, batch, guide)
+    if given:
+        run = program.trace({**values, **{name: value[batch.index] for name, value in given.items()}}, batch)
+    else:
+        run = program.trace(values, batch, program.guided(batch, seed))
     return run.contract({name: run.sites[name].log_prob() for name in program.roles.observed})
 
 

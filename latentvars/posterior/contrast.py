@@ -80,8 +80,10 @@ def contrast(
         SettingError: a probability outside (0, 1), or rows without ``latents=True``.
     """
     _check(probability, data, latents)
+    if draws is not None and draws < 2:
+        raise SettingError(f"draws={draws}", "at least two, for a spread", "write draws=1000")
     seed = fit.seed if seed is None else seed
-    known = fit.knowledge(draws or (LATENT_DRAWS if latents else None), seed=seed)
+    known = fit.knowledge((LATENT_DRAWS if latents else None) if draws is None else draws, seed=seed)
     if known.draws is None and not latents:
         found = _of_point(fit, known, function, probability, seed)
     else:
@@ -142,7 +144,8 @@ def _of_draws(
     sites = dict(values)
     if latents:
         rows = fit.rows if data is None else fit.conform(data)
-        sites |= latent_draws(known.program, rows, values, size, derive(seed, 17))
+        drawn = known.locals if data is None else {}
+        sites |= latent_draws(known.program, rows, values, size, derive(seed, 17), drawn)
     found = [_read(function, {name: value[number] for name, value in sites.items()}) for number in range(size)]
     _check_shapes(found)
     sampled = known.draws is not None and known.log_q is None

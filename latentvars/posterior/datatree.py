@@ -63,7 +63,7 @@ class Knowledge:
 
     def by_chain(self, value: Tensor) -> np.ndarray:
         """``[S, ...]`` → ``[C, S / C, ...]``."""
-        return _array(value.reshape(self.chains, -1, *value.shape[1:]))
+        return _array(value.reshape(self.chains, len(value) // self.chains, *value.shape[1:]))
 
     @property
     def axes(self) -> Axes:
@@ -183,7 +183,7 @@ def _prior(known: Knowledge, axes: Axes, observations: Observations, size: int, 
 def _conditional(known: Knowledge, axes: Axes, observations: Observations, seed: int) -> xr.Dataset:
     name = next(iter(observations.values)) if len(observations.values) == 1 else "x"
     values = known.draws or {site: value[None] for site, value in known.point.items()}
-    scores = conditional_scores(known.program, known.rows, values, derive(seed, 5))
+    scores = conditional_scores(known.program, known.rows, values, derive(seed, 5), known.locals)
     note = {name: "nats, of a row given one draw of its own locals: not for leaving rows out", "unit": "row"}
     array = _array(scores)[None] if known.draws is None else known.by_chain(scores)
     return axes.dataset({name: array}, {name: ("row",)}, LEAD, note)
@@ -195,7 +195,8 @@ def _latent_draws(known: Knowledge, axes: Axes, draws: int, seed: int) -> xr.Dat
     values, chains = known.draws, known.chains
     if values is None:
         values, chains = {name: value.expand(draws, *value.shape) for name, value in known.point.items()}, 1
-    source = LatentSource(known.program, known.rows, values, chains, derive(seed, 6), known.locals)
+    size = known.size or draws
+    source = LatentSource(known.program, known.rows, values, size, chains, derive(seed, 6), known.locals)
     return axes.of_variables(source.variables({name: axes.names.get(name, ()) for name in axes.names}))
 
 
@@ -218,8 +219,11 @@ def _likelihood(known: Knowledge, axes: Axes, observations: Observations, seed: 
     stats = {"lp": known.by_chain(prior + scores @ known.rows.weights.to(scores.dtype))}
     if known.log_q is not None:
         stats["log_q"] = known.by_chain(known.log_q)
-    stats |= {stat: _array(value) for stat, value in known.stats.items() if stat not in stats}
-    about = {"lp": "log prior + weighted sum of the rows' log-likelihoods, nats", "log_q": "log density of the guide"}
+    stats |= {stat: _array(value) for stat, value in known.stats.items() if stat not in stats or known.locals}
+    what = (
+        "log density of globals and locals, unconstrained" if known.locals else "log prior + log-likelihood, weighted"
+    )
+    about = {"lp": f"{what}, nats", "log_q": "log density of the guide"}
     return {
         "log_likelihood": axes.dataset({name: known.by_chain(scores)}, axes_of, LEAD, note),
         "sample_stats": axes.dataset(stats, dict.fromkeys(stats, ()), LEAD, {k: about[k] for k in stats if k in about}),

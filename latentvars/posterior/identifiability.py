@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import torch
+from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
@@ -253,11 +254,14 @@ def _of_locals(found: Identifiability, fit: Fitted) -> Identifiability:
             weights = rows.weights.to(mean.dtype).reshape(-1, *(1,) * (mean.dim() - 1))
             sizes[name] = (mean * weights).flatten(0, -2).sum(0)
             separation[name] = _separation((mean * weights.sqrt()).flatten(0, -2), mean.flatten(0, -2))
-        elif mean.dim() == 2:
-            active[name] = mean.var(0)
+        elif rows.lengths is None:
+            weights = rows.weights.to(mean.dtype)[:, None]
+            numbers = mean.reshape(len(mean), -1)
+            middle = (weights * numbers).sum(0) / weights.sum()
+            active[name] = (weights * (numbers - middle).square()).sum(0) / (weights.sum() - 1).clamp(min=1e-9)
             parts_of = [one for one in priors.get(name, []) if one.numel()]
             if parts_of:
-                divergence[name] = torch.cat(parts_of).mean(0)
+                divergence[name] = (weights * torch.cat(parts_of)).sum(0) / weights.sum()
     return Identifiability(found.rank, found.parameters, found.flat, sizes, separation, active, divergence)
 
 
@@ -290,6 +294,6 @@ def _divergence(program: Program, point: Mapping[str, Tensor], batch: Any, name:
 
 
 def _independent_normal(law: Any) -> Normal | None:
-    while isinstance(law, Independent) or (hasattr(law, "base_dist") and not isinstance(law, Normal)):
+    while isinstance(law, Independent | ExpandedDistribution | MaskedDistribution):
         law = law.base_dist
     return law if isinstance(law, Normal) else None

@@ -29,6 +29,7 @@ class LatentSource:
         program: the model.
         rows: N rows in memory.
         globals: constrained draws ``[S, *shape]``.
+        size: S.
         chains: C, of S / C draws each.
         seed: of the draws.
         given: draws of continuous locals that there are already, ``[S, N, *shape]``.
@@ -37,13 +38,10 @@ class LatentSource:
     program: Program
     rows: Rows
     globals: Mapping[str, Tensor]
+    size: int
     chains: int
     seed: int
     given: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        return next(iter(self.globals.values())).shape[0]
 
     def drawn(self, draw: int, block: int) -> dict[str, Tensor]:
         """Local → ``[rows of the block, ...]`` given one draw of the globals."""

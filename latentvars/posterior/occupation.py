@@ -119,7 +119,7 @@ def occupied(
             remedy="save its point, and read lv.from_point(model, data, point) in one process",
         )
     rows = fit.rows if data is None else fit.conform(data)
-    drawn = fit.draw_latents(rows, draws, seed=seed)
+    drawn = fit.draw_latents(data, draws, seed=seed)
     whole = {name: value.long() for name, value in drawn.items() if bool((value == value.round()).all())}
     name = _name(whole, local)
     labels = whole[name].flatten(2) if whole[name].dim() > 2 else whole[name][..., None]

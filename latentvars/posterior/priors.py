@@ -20,6 +20,8 @@ def check_proper(program: Program) -> None:
         ModelError: flat priors, by name.
     """
     drawn = program.prior_draw(0)
+    if not drawn:
+        raise ModelError("a model without globals", "globals with priors", "leave prior draws out")
     sites = program.given({name: drawn[name] for name in program.roles.choices.names}).global_sites(drawn)
     flat = [name for name, prior in sites.items() if isinstance(_base(prior), Flat)]
     if flat:
@@ -31,10 +33,14 @@ def check_proper(program: Program) -> None:
 
 
 def prior_draws(program: Program, size: int, seed: int) -> dict[str, Tensor]:
-    """Independent draws of the globals from their priors, ``[size, *shape]``; errors as :func:`check_proper`."""
+    """Independent draws of all globals, discrete ones too, from their priors, ``[size, *shape]``.
+
+    Raises:
+        ModelError: flat priors, or no globals.
+    """
     check_proper(program)
     drawn = [program.prior_draw(derive(seed, number)) for number in range(size)]
-    return {name: torch.stack([one[name] for one in drawn]) for name in program.space.names}
+    return {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
 
 
 def _base(prior: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latentvars.errors import KindError, LatentVarsError, NumericalError, SettingError, SupportError
-from latentvars.inference import EM, Fit
+from latentvars.inference import EM, Fit, Status
 from latentvars.inference import fit as fit_model
 from latentvars.posterior.criticism.bivariate import BivariateResiduals, bivariate_tables
 from latentvars.posterior.criticism.reading import known_of
@@ -146,6 +146,8 @@ def _statistic(again: Again, number: int) -> np.ndarray:
                 tied=again.tied,
                 progress=False,
             )
+            if fit.status is Status.INTERRUPTED:
+                raise KeyboardInterrupt
             pairs = bivariate_tables(known_of(fit, TABLE_DRAWS, seed))
         except LatentVarsError:
             return np.full(again.pairs, np.nan)

@@ -17,6 +17,7 @@ from latentvars.contract import LatentModel
 from latentvars.errors import KindError, LatentVarsError, NumericalError, SettingError
 from latentvars.inference import Fit, Status, from_point
 from latentvars.inference import fit as fit_model
+from latentvars.inference.sampling import Draws
 from latentvars.posterior.datatree import draw_scores
 from latentvars.posterior.label_free import LabelFree
 from latentvars.posterior.priors import check_proper
@@ -113,6 +114,7 @@ def calibrate(
         SettingError: fewer than 10 simulations or draws.
         ModelError: flat priors, or observed sites that are no columns.
         KindError: an algorithm that leaves a point.
+        SettingError: an algorithm that leaves fewer draws.
         NumericalError: no simulation could be fitted.
     """
     if simulations < 10 or draws < 10:
@@ -174,9 +176,9 @@ def _simulation(simulator: Simulator, number: int) -> Simulation:
             fit = _fitted(simulator, rows, derive(seed, 1))
         if fit.status is Status.INTERRUPTED:
             return Simulation(number, interrupted=True)
-        values, _ = fit.globals.draws(simulator.draws, derive(seed, 2))
+        values = _spread_draws(fit, simulator.draws, derive(seed, 2))
         ranks = _ranks(simulator, fit, truth, values, derive(seed, 3))
-    except KindError:
+    except (KindError, SettingError):
         raise
     except (LatentVarsError, ArithmeticError, RuntimeError) as error:
         return Simulation(number, failure=f"{type(error).__name__}: {str(error).splitlines()[0]}")
@@ -197,6 +199,21 @@ def _fitted(simulator: Simulator, rows: Rows, seed: int) -> Fit:
             remedy="calibrate lv.NUTS() or lv.SVI() with a guide that has a spread",
         )
     return fit
+
+
+def _spread_draws(fit: Fit, size: int, seed: int) -> dict[str, Tensor]:
+    """Exactly ``size`` draws, spread evenly over all that a sampler left."""
+    left = fit.globals.size if isinstance(fit.globals, Draws) else size
+    values, _ = fit.globals.draws(left, seed)
+    found = len(next(iter(values.values())))
+    if found < size:
+        raise SettingError(
+            given=f"draws={size} where the algorithm leaves {found}",
+            needed="as many draws of each posterior as the ranks go up to",
+            remedy="raise the draws of the algorithm, or lower draws=",
+        )
+    at = torch.arange(size) * found // size
+    return {name: value[at] for name, value in values.items()}
 
 
 def _ranks(

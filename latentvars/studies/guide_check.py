@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latentvars.errors import KindError, NumericalError, SettingError, SupportError
-from latentvars.inference import NUTS, Fit
+from latentvars.inference import NUTS, Fit, Status
 from latentvars.inference import fit as fit_model
 from latentvars.posterior.datatree import draw_scores
 from latentvars.posterior.label_free import LabelFree
@@ -178,6 +178,8 @@ def against_nuts(
     some = fit.rows.subset(torch.arange(size) * len(fit.rows) // size)
     known: dict[str, Any] = {"fixed": fit.program.space.fixed, "tied": fit.program.space.tied, "progress": False}
     again = fit_model(fit.model, some, fit.algorithm, seed=derive(seed, 62), start=fit.point, **known)
+    if again.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
     found, log_q = again.globals.draws(draws, derive(seed, 63))
     if log_q is None:
         raise KindError("a fit whose globals are a point", "draws of a guide", "fit it by lv.SVI() with a guide")

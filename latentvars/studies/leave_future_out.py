@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from latentvars.distributions import HiddenMarkov
 from latentvars.errors import KindError, SettingError, SupportError
-from latentvars.inference import Fit
+from latentvars.inference import Fit, Status
 from latentvars.inference import fit as fit_model
 from latentvars.posterior.criticism.reading import counted_once, known_of, smoothed
 from latentvars.posterior.datatree import Knowledge, draw_scores
@@ -171,6 +171,8 @@ class Past:
             tied=space.tied or None,
             progress=False,
         )
+        if again.status is Status.INTERRUPTED:
+            raise KeyboardInterrupt
         known = known_of(again, draws, derive(seed, 51, cut))
         assert known.draws is not None
         base = torch.zeros(known.size, dtype=torch.float64)

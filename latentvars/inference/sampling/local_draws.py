@@ -50,21 +50,28 @@ class DrawnLocals:
         Raises:
             SupportError: other rows.
         """
-        self._check(rows)
+        at = self._positions(rows)
         with rows.plate():
             for place in self.places:
-                loc, scale = self.loc[place.name][rows.index], self.scale[place.name][rows.index]
+                loc, scale = self.loc[place.name][at], self.scale[place.name][at]
                 pyro.sample(place.name, place.law(loc, scale, scale.dim() == 3))
 
-    def _check(self, rows: Batch) -> None:
-        known = int(rows.index.max()) < len(self.rows)
-        own = self.rows.batch(rows.index, dtype=next(iter(self.loc.values())).dtype) if known else rows
-        if not known or not all(_agrees(rows.columns[name], value) for name, value in own.columns.items()):
+    def _positions(self, rows: Batch) -> Tensor:
+        """Which rows of the fit these are: by their index, or by what they hold (equal rows have one posterior)."""
+        dtype = next(iter(self.loc.values())).dtype
+        if int(rows.index.max()) < len(self.rows):
+            own = self.rows.batch(rows.index, dtype=dtype)
+            if all(_agrees(rows.columns[name], value) for name, value in own.columns.items()):
+                return rows.index
+        places = {key: number for number, key in reversed(list(enumerate(_keys(self.rows.batch(dtype=dtype)))))}
+        found = [places.get(key, -1) for key in _keys(rows)]
+        if min(found) < 0:
             raise SupportError(
                 given=f"rows whose {[place.name for place in self.places]} were not drawn",
                 needed="the rows of the fit, of whose locals there are draws",
                 remedy='fit with all rows, or by lv.SVI() with a guide of the model\'s own or guide="auto"',
             )
+        return torch.tensor(found)
 
     @staticmethod
     def of(places: Sequence[Place], rows: Rows, draws: Mapping[str, Tensor]) -> DrawnLocals:
@@ -196,4 +203,11 @@ def _agrees(value: Tensor, own: Tensor) -> bool:
     """Whether values are those of the fit, up to missing entries that were filled in and steps that were cut off."""
     if value.dim() > 1 and value.shape[1] < own.shape[1]:
         own = own[:, : value.shape[1]]
-    return value.shape == own.shape and bool(((value == own) | own.isnan()).all())
+    return value.shape == own.shape and bool(((value == own) | own.isnan() | value.isnan()).all())
+
+
+def _keys(batch: Batch) -> list[bytes]:
+    """What each row holds."""
+    columns = [value.reshape(len(batch), -1).to(torch.float64) for value in batch.columns.values()]
+    numbers = torch.cat(columns, 1)
+    return [one.tobytes() for one in torch.where(numbers.isnan(), torch.nan, numbers).numpy()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +22,7 @@ from latentvars.posterior.criticism.reading import (
 from latentvars.posterior.criticism.uniformity import Uniformity, uniformity
 from latentvars.posterior.datatree import Knowledge, draw_scores
 from latentvars.posterior.loo import Unit, check_unit
+from latentvars.posterior.observations import Observations
 from latentvars.randomness import derive
 
 if TYPE_CHECKING:
@@ -127,24 +128,23 @@ def pit(
     known = known_of(fit, draws, seed)
     weights, shape = _left_out(fit, known, unit, seed) if loo else (None, None)
     observations = observations_of(known)
-    exact = _is_exact(known)
-    if exact:
-        entries = exact_entries(known, observations, "nothing", weights)
-    else:
+    entries = _exact(known, observations, weights)
+    exact = entries is not None
+    if entries is None:
         entries = drawn_entries(known, observations, draws or DRAWS, derive(seed, 43), weights)
     kind = "leave-one-out" if loo else "plug-in" if known.draws is None else "posterior"
     return Pit(entries, kind, exact, seed, shape)
 
 
-def _is_exact(known: Knowledge) -> bool:
-    """Whether all distribution functions are known."""
+def _exact(known: Knowledge, observations: Observations, weights: Tensor | None) -> Any:
+    """By distribution functions; None where one of them is not known."""
     if known.program.roles.continuous:
-        return False
+        return None
     try:
         row_tails(known.program, known.point, known.program.sketch, "nothing")
+        return exact_entries(known, observations, "nothing", weights)
     except SupportError:
-        return False
-    return True
+        return None
 
 
 def _left_out(fit: Fitted, known: Knowledge, unit: str | None, seed: int) -> tuple[Tensor, np.ndarray]:

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from latentvars.errors import NameUnknownError, SettingError
 from latentvars.posterior.criticism.entries import features_of, observations_of
@@ -21,7 +19,7 @@ from latentvars.posterior.criticism.quantities import (
 from latentvars.posterior.criticism.reading import DRAWS, Fitted, known_of, repeated
 from latentvars.posterior.datatree import Knowledge
 from latentvars.posterior.observations import Observations, predictions
-from latentvars.posterior.priors import check_proper
+from latentvars.posterior.priors import prior_draws
 from latentvars.randomness import derive
 
 if TYPE_CHECKING:
@@ -199,10 +197,8 @@ def _values(known: Knowledge, draw: int) -> dict[str, np.ndarray]:
 
 def _at_priors(known: Knowledge, draws: int, seed: int) -> Knowledge:
     """Draws of the globals from their priors in the place of what was learnt."""
-    check_proper(known.program)
-    drawn = [known.program.prior_draw(derive(seed, draw)) for draw in range(draws)]
-    values: dict[str, Tensor] = {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
-    return replace(known, draws=values, log_q=None, chains=1, stats={})
+    values = prior_draws(known.program, draws, seed)
+    return replace(known, draws=values, log_q=None, chains=1, stats={}, locals={})
 
 
 def _sides(replicated: np.ndarray, observed: np.ndarray) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from latentvars.errors import KindError, NumericalError, SupportError
+from latentvars.errors import KindError, NumericalError, SettingError, SupportError
 from latentvars.posterior.criticism.reading import Fitted, known_of, smoothed, towards_posterior
 from latentvars.posterior.datatree import draw_scores
 from latentvars.posterior.loo import Unit, check_unit
@@ -78,6 +78,8 @@ def waic(fit: Fitted, *, unit: Unit, draws: int | None = None, seed: int | None 
         NumericalError: draws with log-likelihoods that are not finite.
     """
     check_unit(fit.rows, unit)
+    if draws is not None and draws < 2:
+        raise SettingError(f"draws={draws}", "at least two, for a variance", "write draws=1000")
     seed = fit.seed if seed is None else seed
     if not fit.exact:
         raise SupportError(
