@@ -15,7 +15,7 @@ from calibration_check import Check, Settings
 import latentvars as lv
 from latentvars.inference.sampling import Draws
 
-SAMPLER = lv.NUTS(draws=300, tune=300, chains=2)
+SAMPLER = lv.NUTS(draws=400, tune=250, chains=1)
 DRAWS = 49
 LEVEL = 0.01
 NARROW = 0.7
