@@ -174,14 +174,14 @@ def test_several_processes_give_the_same_replicates() -> None:
 def test_labels_are_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
     fit = fitted(Named(), two_groups())
     swap = Labels("z", {"weights": (0,), "loc": (0,)})
-    honest = study.fit_model
+    honest = study.again
 
     def switched(*given, **settings) -> lv.Fit:
         found = honest(*given, **settings)
         return lv.from_point(found.model, found.rows, swap.permuted(found.point, torch.tensor([1, 0])))
 
     expected = run(fit, replicates=4)
-    monkeypatch.setattr(study, "fit_model", switched)
+    monkeypatch.setattr(study, "again", switched)
     found = run(fit, replicates=4)
     assert found.aligned
     assert torch.allclose(found["loc"], expected["loc"])
@@ -205,8 +205,8 @@ def test_what_was_estimated_as_zero_can_return() -> None:
     """Replicates start with probabilities of at least 0.001; exact zeros of a simplex may be structure, and stay."""
     starts = []
 
-    def noted(*given, start=None, **settings) -> lv.Fit:
-        starts.append(start)
+    def noted(fitter, *given, **settings) -> lv.Fit:
+        starts.append(fitter.start)
         raise NumericalError("noted", "", "")
 
     transition = torch.tensor([[1.0, 1e-30], [0.0, 1.0]], dtype=torch.float64)
@@ -214,7 +214,7 @@ def test_what_was_estimated_as_zero_can_return() -> None:
     rows = lv.Rows(np.random.default_rng(95).integers(0, 2, (12, 2)).astype(float), lengths=[4, 4, 4])
     fit = lv.from_point(lv.models.HiddenMarkov(2, lv.emissions.Bernoulli(2)), rows, point)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(NumericalError):
-        patch.setattr(study, "fit_model", noted)
+        patch.setattr(study, "again", noted)
         run(fit, replicates=2)
     for start in starts:
         assert start["probs"].tolist() == [[1e-3, 0.5], [0.999, 1e-3]]
@@ -223,14 +223,14 @@ def test_what_was_estimated_as_zero_can_return() -> None:
 
 
 def test_failures_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = study.fit_model
+    honest = study.again
 
-    def fragile(model, data, *given, **settings) -> lv.Fit:
+    def fragile(fitter, data, *given, **settings) -> lv.Fit:
         if float(data.weights[0]) > 0:
             raise NumericalError("it broke", "whole", "mend it")
-        return honest(model, data, *given, **settings)
+        return honest(fitter, data, *given, **settings)
 
-    monkeypatch.setattr(study, "fit_model", fragile)
+    monkeypatch.setattr(study, "again", fragile)
     fit = fitted(Normal(), sample(20))
     found = run(fit, replicates=30)
     assert 0 < found.failed < 30 and len(found) + found.failed == 30
@@ -245,13 +245,13 @@ def test_that_all_fail_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         raise NumericalError("it broke", "whole", "mend it")
 
     fit = fitted(Normal(), sample(20))
-    monkeypatch.setattr(study, "fit_model", broken)
+    monkeypatch.setattr(study, "again", broken)
     with pytest.raises(NumericalError, match="it broke"):
         run(fit, replicates=3)
 
 
 def test_an_interrupt_leaves_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest, count = study.fit_model, []
+    honest, count = study.again, []
 
     def slow(*given, **settings) -> lv.Fit:
         count.append(1)
@@ -260,7 +260,7 @@ def test_an_interrupt_leaves_what_is_done(monkeypatch: pytest.MonkeyPatch) -> No
         return honest(*given, **settings)
 
     fit = fitted(Normal(), sample(20))
-    monkeypatch.setattr(study, "fit_model", slow)
+    monkeypatch.setattr(study, "again", slow)
     found = run(fit, replicates=50)
     assert found.interrupted and len(found) == 3 and "interrupted" in str(found)
 

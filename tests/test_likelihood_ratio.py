@@ -153,14 +153,14 @@ def test_bad_optima_are_counted_and_said() -> None:
 
 def test_failures_are_counted_and_an_interrupt_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = nested(sample(0.0, 20))
-    honest, calls = study.fit_model, []
+    honest, calls = study.again, []
 
-    def fragile(model, data, *given, **settings) -> lv.Fit:
+    def fragile(fitter, data, *given, **settings) -> lv.Fit:
         if float(data["x"][0]) > 0:
             raise NumericalError("it broke", "whole", "mend it")
-        return honest(model, data, *given, **settings)
+        return honest(fitter, data, *given, **settings)
 
-    monkeypatch.setattr(study, "fit_model", fragile)
+    monkeypatch.setattr(study, "again", fragile)
     found = run(small, large, replicates=12, restarts=1)
     assert 0 < len(found.failures) < 12 and len(found) + len(found.failures) == 12
     assert found.failures[0] == "NumericalError: it broke" and "failed" in str(found)
@@ -171,14 +171,14 @@ def test_failures_are_counted_and_an_interrupt_keeps_what_is_done(monkeypatch: p
             os.kill(os.getpid(), signal.SIGINT)
         return honest(*given, **settings)
 
-    monkeypatch.setattr(study, "fit_model", slow)
+    monkeypatch.setattr(study, "again", slow)
     cut = run(small, large, replicates=20, restarts=1)
     assert cut.interrupted and len(cut) == 2 and "interrupted" in str(cut)
 
     def broken(*given, **settings) -> lv.Fit:
         raise NumericalError("it broke", "whole", "mend it")
 
-    monkeypatch.setattr(study, "fit_model", broken)
+    monkeypatch.setattr(study, "again", broken)
     with pytest.raises(NumericalError, match="it broke"):
         run(small, large, replicates=2)
 

@@ -381,7 +381,7 @@ class Fit:
             SupportError: ``conditional=True`` where locals are integrated out in closed form.
         """
         seed = self.seed if seed is None else seed
-        known = self._known(draws, seed)
+        known = self.knowledge(draws, seed=seed)
         return datatree(
             known,
             prior=prior,
@@ -427,7 +427,7 @@ class Fit:
         if check_labels and isinstance(self.globals, Draws):
             values = {name: value.flatten(0, 1) for name, value in self.globals.values.items()}
             one_labelling(self.program, self.rows, values, self.globals.stats["lp"].flatten(), derive(self.seed, 40))
-        known = self._known(draws, self.seed if seed is None else seed)
+        known = self.knowledge(draws, seed=seed)
         found = None
         if errors is not None and isinstance(self.globals, PointMass) and self._has_errors:
             try:
@@ -512,9 +512,7 @@ class Fit:
         Raises:
             SettingError: fewer than one draw.
         """
-        return self._known(draws, self.seed if seed is None else seed)
-
-    def _known(self, draws: int | None, seed: int) -> Knowledge:
+        seed = self.seed if seed is None else seed
         if draws is not None and draws < 1:
             raise SettingError(f"draws={draws}", "at least one draw", "write draws=1000")
         sampled = self.globals if isinstance(self.globals, Draws) else None

@@ -14,7 +14,7 @@ from latentvars.errors import KindError, ShapeError
 from latentvars.inference import Fit
 from latentvars.plots.canvas import INK, colour
 from latentvars.plots.scatter import scatter
-from latentvars.posterior.latent import is_discrete
+from latentvars.posterior.latent import has_labels
 
 MOST_ELLIPSES = 400
 
@@ -50,7 +50,7 @@ def latent(
     belief = fit.latent(data)
     mean = belief.mean(local).double().numpy()
     site = local or belief.sites[0]
-    if is_discrete(belief.beliefs[site][0]) or hasattr(belief.beliefs[site][0], "viterbi"):
+    if has_labels(belief.beliefs[site][0]):
         raise KindError(f"the discrete local {site!r}", "a continuous one", "draw it by responsibilities() or states()")
     if mean.ndim != 2 or not all(-mean.shape[1] <= place < mean.shape[1] for place in latents):
         raise ShapeError(

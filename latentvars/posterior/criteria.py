@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latentvars.contract import Factor
 from latentvars.errors import SupportError
-from latentvars.posterior.latent import is_discrete
+from latentvars.posterior.latent import has_labels
 from latentvars.program import Program
 from latentvars.program.scope import surroundings
 from latentvars.rows import Batch, Rows
@@ -152,7 +152,7 @@ def _collapsed(factor: Factor) -> TorchDistribution | None:
     if not hasattr(fn, "posterior"):
         return None
     belief = fn.posterior(factor.value)
-    return belief if is_discrete(belief) or hasattr(belief, "viterbi") else None
+    return belief if has_labels(belief) else None
 
 
 def _labels(factor: Factor) -> int:

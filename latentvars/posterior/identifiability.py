@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
 from latentvars.posterior.information import derivatives, inner_point
-from latentvars.posterior.latent import LatentPosterior, is_discrete
+from latentvars.posterior.latent import LatentPosterior, has_labels
 from latentvars.posterior.observations import batches
 from latentvars.posterior.rotation import Factors
 from latentvars.posterior.standard_errors import constrained_jacobian, labels
@@ -250,7 +250,7 @@ def _of_locals(found: Identifiability, fit: Fitted) -> Identifiability:
     latent = LatentPosterior(beliefs, tuple(rows.names), rows.lengths)
     for name, parts in beliefs.items():
         mean = latent.mean(name)
-        if is_discrete(parts[0]) or hasattr(parts[0], "viterbi"):
+        if has_labels(parts[0]):
             weights = rows.weights.to(mean.dtype).reshape(-1, *(1,) * (mean.dim() - 1))
             sizes[name] = (mean * weights).flatten(0, -2).sum(0)
             separation[name] = _separation((mean * weights.sqrt()).flatten(0, -2), mean.flatten(0, -2))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from latentvars.distributions.bijection import base_support
 from latentvars.posterior.alignment import Labels
 from latentvars.posterior.rotation import Factors
 from latentvars.posterior.symmetry import Symmetries, reordered
@@ -34,9 +35,8 @@ class LabelFree:
         for labels in found.labels:
             candidates = [name for name, axes in labels.axes.items() if len(axes) == 1]
             if candidates:
-                real = [n for n in candidates if found.program.space[n].support.event_dim == 0]
-                named = [n for n in candidates if "loc" in n or "mean" in n or "rate" in n]
-                keys[labels.local] = (named or real or candidates)[0]
+                entrywise = [n for n in candidates if base_support(found.program.space[n].support).event_dim == 0]
+                keys[labels.local] = (entrywise or candidates)[0]
         return LabelFree(tuple(labels for labels in found.labels if labels.local in keys), keys, found.factors)
 
     def __call__(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -44,10 +44,8 @@ class LabelFree:
         found = dict(values)
         for labels in self.labels:
             key = (self.keys or {})[labels.local]
-            numbers = (
-                values[key].movedim(1 + labels.axes[key][0], 1).flatten(2) if values[key].dim() > 2 else values[key]
-            )
-            first = numbers[..., 0] if numbers.dim() > 2 else numbers
+            value = values[key].movedim(1 + labels.axes[key][0], 1)
+            first = value.reshape(*value.shape[:2], -1)[..., 0]
             found.update(reordered(found, labels, first.argsort(1)))
         if self.factors is not None:
             for name, axis in self.factors.axes.items():

@@ -132,13 +132,18 @@ def is_discrete(belief: TorchDistribution) -> bool:
     return hasattr(belief, "probs") and belief.has_enumerate_support and not belief.event_shape
 
 
+def has_labels(belief: TorchDistribution) -> bool:
+    """Whether a belief is over categories, or over the states of a chain: its mean is then their probabilities."""
+    return is_discrete(belief) or hasattr(belief, "viterbi")
+
+
 def _mean(belief: TorchDistribution) -> Tensor:
     return belief.probs if is_discrete(belief) else belief.mean  # type: ignore[attr-defined]
 
 
 def _std(belief: TorchDistribution) -> Tensor:
     mean = _mean(belief)
-    if is_discrete(belief) or hasattr(belief, "viterbi"):
+    if has_labels(belief):
         return (mean * (1 - mean)).clamp(min=0).sqrt()
     return belief.variance.sqrt()
 

@@ -57,7 +57,7 @@ def label_probabilities(program: Program, rows: Rows, draws: Mapping[str, Tensor
     size = next(iter(draws.values())).shape[0]
     one = rows.subset(torch.arange(1)).batch(dtype=program.dtype)
     labels = _probabilities(program, {name: value[0] for name, value in draws.items()}, one, local, seed).shape[-1]
-    batch = _spread(rows, max(LEAST, NUMBERS // (size * labels))).batch(dtype=program.dtype)
+    batch = evenly(rows, max(LEAST, NUMBERS // (size * labels))).batch(dtype=program.dtype)
 
     def at(values: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor]:
         return (_probabilities(program, values, batch, local, seed),)
@@ -73,7 +73,7 @@ def _probabilities(program: Program, values: Mapping[str, Tensor], batch: Batch,
     return LatentPosterior({local: [belief]}, tuple(range(len(batch)))).mean(local)
 
 
-def _spread(rows: Rows, most: int) -> Rows:
+def evenly(rows: Rows, most: int) -> Rows:
     """At most some rows or steps, spread evenly over the data; at least one row."""
     size = max(1, int(len(rows) / max(1.0, rows.steps / most)))
     return rows if size >= len(rows) else rows.subset(torch.arange(size) * len(rows) // size)

@@ -12,7 +12,7 @@ from torch import Tensor
 from latentvars.errors import LabelSwitchingError, LatentVarsError
 from latentvars.posterior.alignment import Labels, labels_of
 from latentvars.posterior.axes import Axes
-from latentvars.posterior.latent import LatentPosterior, is_discrete
+from latentvars.posterior.latent import LatentPosterior, has_labels
 from latentvars.posterior.relabelling import Method, ecr, label_probabilities, pivot, stephens, towards
 from latentvars.posterior.rotation import Factors, factors_of, procrustes
 from latentvars.program import Program
@@ -257,7 +257,7 @@ def _density(program: Program, rows: Rows, values: Mapping[str, Tensor]) -> tupl
     beliefs = {
         name: LatentPosterior({name: [belief]}, tuple(range(len(rows)))).mean(name)
         for name, belief in program.beliefs(values, batch).items()
-        if is_discrete(belief) or hasattr(belief, "viterbi")
+        if has_labels(belief)
     }
     return score.prior, score.rows, beliefs
 

@@ -3,50 +3,45 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
-from torch import Tensor
-from tqdm import tqdm
 
 from latentvars.errors import KindError, LatentVarsError, NumericalError, SettingError, SupportError
-from latentvars.inference import EM, Fit, Status
-from latentvars.inference import fit as fit_model
+from latentvars.inference import Fit, Fitter, Status
 from latentvars.posterior.criticism.bivariate import BivariateResiduals, bivariate_tables
 from latentvars.posterior.criticism.reading import known_of
 from latentvars.randomness import derive
-from latentvars.studies.bootstrap import inside
-from latentvars.studies.parallel import spread
+from latentvars.studies.collecting import collected
+from latentvars.studies.refitting import again, inside, refitter
 from latentvars.studies.resampling import Resampling, resampling
 
 TABLE_DRAWS = 100
 
 
 @dataclass(frozen=True)
-class Again:
+class Refits:
     """What a process needs to refit a model to data of its own.
 
     Attributes:
-        model: the fitted model.
-        algorithm: with a single start.
+        fitter: from the point of the fit, with a single start.
         data: where the data of a replicate come from.
-        point: where each replicate starts.
-        pairs: how many there are.
         seed: of all replicates.
-        fixed, tied: what is known of the globals, as in the fit.
     """
 
-    model: Any
-    algorithm: Any
+    fitter: Fitter
     data: Resampling
-    point: dict[str, Tensor]
-    pairs: int
     seed: int
-    fixed: dict[str, Tensor]
-    tied: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """χ² of all pairs in one replicate; None where the refit failed."""
+
+    number: int
+    chi2: np.ndarray | None = None
+    interrupted: bool = False
 
 
 def bivariate_residuals(
@@ -98,57 +93,35 @@ def bivariate_residuals(
             needed="a fit whose globals are a point or a guide",
             remedy="write replicates=0, or fit the model by lv.EM()",
         )
-    algorithm: Any = fit.algorithm if fit.algorithm is not None else EM()
-    space = fit.program.space
-    again = Again(
-        fit.model,
-        replace(algorithm, restarts=1),
-        resampling(fit, fit.rows, "parametric", "frequency"),
-        inside(space, fit.point),
-        len(found),
-        seed,
-        space.fixed,
-        space.tied,
-    )
-    drawn: list[np.ndarray] = []
-    with tqdm(total=replicates, disable=None if progress is None else not progress, unit="replicate") as bar:
-        for part in spread(partial(statistics, again), range(replicates), workers):
-            drawn += part
-            bar.update(len(part))
-    fine = np.stack(drawn)[~np.isnan(drawn).any(1)]
-    if not len(fine):
+    source = resampling(fit, fit.rows, "parametric", "frequency")
+    refits = Refits(refitter(fit, inside(fit.program.space, fit.point), restarts=1), source, seed)
+    done, interrupted = collected(partial(_refitted, refits), replicates, workers, progress, "replicate")
+    drawn = [one.chi2 for one in done if one.chi2 is not None]
+    if not drawn:
         raise NumericalError(
-            f"all {replicates} replicates failed", "refits that succeed", "look at lv.bootstrap(fit, kind='parametric')"
+            f"all {len(done)} replicates failed", "refits that succeed", "look at lv.bootstrap(fit, kind='parametric')"
         )
+    fine = np.stack(drawn)
     own = np.array([pair.chi2 for pair in found.pairs])
     p_values = (1 + (fine >= own - 1e-9).sum(0)) / (1 + len(fine))
-    return replace(found, p_values=p_values, replicates=len(fine), failed=replicates - len(fine))
+    return replace(
+        found,
+        p_values=p_values,
+        replicates=len(fine),
+        failed=len(done) - len(fine),
+        interrupted=interrupted,
+    )
 
 
-def statistics(again: Again, numbers: Sequence[int]) -> list[np.ndarray]:
-    """χ² of all pairs of some replicates; NaN where a refit failed."""
-    return [_statistic(again, number) for number in numbers]
-
-
-def _statistic(again: Again, number: int) -> np.ndarray:
-    seed = derive(again.seed, 21, number)
+def _refitted(refits: Refits, number: int) -> Refitted:
+    seed = derive(refits.seed, 21, number)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # each replicate would repeat what the fit has said
         try:
-            data = again.data.draw(seed)
-            fit = fit_model(
-                again.model,
-                data,
-                again.algorithm,
-                seed=seed,
-                start=again.point,
-                fixed=again.fixed,
-                tied=again.tied,
-                progress=False,
-            )
+            fit = again(refits.fitter, refits.data.draw(seed), seed)
             if fit.status is Status.INTERRUPTED:
-                raise KeyboardInterrupt
+                return Refitted(number, interrupted=True)
             pairs = bivariate_tables(known_of(fit, TABLE_DRAWS, seed))
         except LatentVarsError:
-            return np.full(again.pairs, np.nan)
-    return np.array([pair.chi2 for pair in pairs])
+            return Refitted(number)
+    return Refitted(number, np.array([pair.chi2 for pair in pairs]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -11,22 +11,21 @@ import torch
 from torch import Tensor
 
 from latentvars.errors import KindError, LatentVarsError, NumericalError, SettingError
-from latentvars.inference import EM, Fit, Status
-from latentvars.inference import fit as fit_model
+from latentvars.inference import Fit, Fitter, Status
 from latentvars.inference.algorithm import OneGo
 from latentvars.posterior.alignment import Labels, labels_of, matching
 from latentvars.posterior.axes import Axes
-from latentvars.posterior.latent import is_discrete
+from latentvars.posterior.latent import has_labels
+from latentvars.posterior.relabelling import evenly
 from latentvars.posterior.scales import entry_bounds
-from latentvars.program import GlobalSpace
 from latentvars.randomness import derive
 from latentvars.rows import Rows
 from latentvars.studies.bootstrap_result import Bootstrap
 from latentvars.studies.collecting import collected
+from latentvars.studies.refitting import again, inside, refitter
 from latentvars.studies.resampling import Resampling, resampling
 
 COMPARED_STEPS = 5_000
-INSIDE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -47,27 +46,20 @@ class Refit:
     """Everything that a process needs to make replicates.
 
     Attributes:
-        model: the fitted model.
-        algorithm: with a single start.
+        fitter: from the point of the fit, with a single start.
         data: where the data of a replicate come from.
-        point: where each replicate starts.
         restarts: number of further starts of its own.
         compared: rows over which labels are matched.
         references: one for each set of labels.
         seed: of the whole bootstrap.
-        fixed, tied: what is known of the globals, as in the fit.
     """
 
-    model: Any
-    algorithm: Any
+    fitter: Fitter
     data: Resampling
-    point: dict[str, Tensor]
     restarts: int
     compared: Rows
     references: tuple[Reference, ...]
     seed: int
-    fixed: dict[str, Tensor]
-    tied: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -133,20 +125,15 @@ def bootstrap(
             remedy="read fit.summary(), or bootstrap a fit by lv.EM()",
         )
     used = fit.rows if rows is None else fit.conform(rows)
-    algorithm: Any = fit.algorithm if fit.algorithm is not None else EM()
-    compared = _compared(used)
+    compared = evenly(used, COMPARED_STEPS)
     references, aligned = _references(fit, compared)
     refit = Refit(
-        fit.model,
-        replace(algorithm, restarts=1),
+        refitter(fit, inside(fit.program.space, fit.point), restarts=1),
         resampling(fit, used, kind, weights),
-        inside(fit.program.space, fit.point),
         restarts,
         compared,
         references,
         seed,
-        fit.program.space.fixed,
-        fit.program.space.tied,
     )
     done, interrupted = collected(partial(_replicate, refit), replicates, workers, progress, "replicate")
     return _result(fit, used, done, interrupted, kind, seed, aligned)
@@ -158,14 +145,11 @@ def _replicate(refit: Refit, number: int) -> Replicate:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # each replicate would repeat what the fit has said
             data = refit.data.draw(seed)
-            again = partial(
-                fit_model, refit.model, data, refit.algorithm, fixed=refit.fixed, tied=refit.tied, progress=False
-            )
-            best = again(seed=seed, start=refit.point)
+            best = again(refit.fitter, data, seed)
             for k in range(refit.restarts):
                 if best.status is Status.INTERRUPTED:
                     break
-                other = again(seed=derive(seed, k))
+                other = again(refit.fitter, data, derive(seed, k), start=False)
                 best = max(best, other, key=_objective)
         if best.status is Status.INTERRUPTED:
             return Replicate(number, interrupted=True)
@@ -192,9 +176,7 @@ def _aligned(fit: Fit, refit: Refit) -> dict[str, Tensor]:
 def _references(fit: Fit, compared: Rows) -> tuple[tuple[Reference, ...], bool]:
     """What labels are matched with, and whether every discrete local has its labels matched."""
     latent = fit.latent(compared)
-    discrete = tuple(
-        name for name, beliefs in latent.beliefs.items() if is_discrete(beliefs[0]) or hasattr(beliefs[0], "viterbi")
-    )
+    discrete = tuple(name for name, beliefs in latent.beliefs.items() if has_labels(beliefs[0]))
     dims = Axes.of(fit.model, fit.rows).names
     found = labels_of(dims, fit.program.space.names, discrete)
     aligned = {labels.local for labels in found} == set(discrete)
@@ -205,29 +187,6 @@ def _references(fit: Fit, compared: Rows) -> tuple[tuple[Reference, ...], bool]:
             stacklevel=3,
         )
     return tuple(Reference(labels, latent.mean(labels.local)) for labels in found), aligned
-
-
-def _compared(rows: Rows) -> Rows:
-    """At most some thousand rows or steps, spread evenly over the data."""
-    share = max(1.0, rows.steps / COMPARED_STEPS)
-    size = max(1, int(len(rows) / share))
-    return rows if size == len(rows) else rows.subset(torch.arange(size) * len(rows) // size)
-
-
-def inside(space: GlobalSpace, point: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The point with probabilities a little inside their support, from where every algorithm can move."""
-    found = {}
-    for site in space.sites:
-        value = point[site.name]
-        bounds = entry_bounds(site, value)
-        if bounds.simplex:
-            value = torch.where(value > 0, value.clamp(min=INSIDE), value)
-            value = value / value.sum(-1, keepdim=True)
-        elif bounds.entrywise:
-            gap = INSIDE * bounds.distance
-            value = torch.where(bounds.two_sided, value.clamp(bounds.low + gap, bounds.high - gap), value)
-        found[site.name] = value
-    return found
 
 
 def _result(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from latentvars.contract import LatentModel
 from latentvars.errors import KindError, LatentVarsError, NumericalError, SettingError
 from latentvars.inference import Fit, Status, from_point
 from latentvars.inference import fit as fit_model
+from latentvars.inference.algorithm import OneGo
 from latentvars.inference.sampling import Draws
 from latentvars.posterior.datatree import draw_scores
 from latentvars.posterior.label_free import LabelFree
@@ -27,7 +27,7 @@ from latentvars.program import Program
 from latentvars.randomness import derive
 from latentvars.rows import Rows
 from latentvars.studies.calibration_result import Calibration
-from latentvars.studies.parallel import spread
+from latentvars.studies.collecting import collected
 from latentvars.studies.resampling import FromModel, resampling
 
 Quantities = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -120,20 +120,8 @@ def calibrate(
     if simulations < 10 or draws < 10:
         raise SettingError(f"simulations={simulations}, draws={draws}", "at least 10 of each", "raise them")
     simulator = _simulator(model, data, algorithm, quantities, draws, seed)
-    done: list[Simulation] = []
-    interrupted = False
-    hidden = None if progress is None else not progress
-    try:
-        with tqdm(total=simulations, disable=hidden, unit="simulation") as bar:
-            for found in spread(partial(simulate, simulator), range(simulations), workers):
-                done += [one for one in found if not one.interrupted]
-                bar.update(len(found))
-                interrupted = any(one.interrupted for one in found)
-                if interrupted:
-                    break
-    except KeyboardInterrupt:
-        interrupted = True
-    return _result(sorted(done, key=lambda one: one.number), draws, seed, interrupted)
+    done, interrupted = collected(partial(_simulation, simulator), simulations, workers, progress, "simulation")
+    return _result(done, draws, seed, interrupted)
 
 
 def _simulator(
@@ -153,16 +141,6 @@ def _simulator(
 def _prior_draw(program: Program, seed: int) -> dict[str, Tensor]:
     drawn = program.prior_draw(seed)
     return {name: drawn[name] for name in program.space.names}
-
-
-def simulate(simulator: Simulator, numbers: Sequence[int]) -> list[Simulation]:
-    """Some simulations, in this process."""
-    found = []
-    for number in numbers:
-        found.append(_simulation(simulator, number))
-        if found[-1].interrupted:
-            break
-    return found
 
 
 def _simulation(simulator: Simulator, number: int) -> Simulation:
@@ -187,10 +165,10 @@ def _simulation(simulator: Simulator, number: int) -> Simulation:
 
 def _fitted(simulator: Simulator, rows: Rows, seed: int) -> Fit:
     method: Any = simulator.method
-    if not hasattr(method, "contribution") and not hasattr(method, "sample") and callable(method):
-        fit: Any = method(simulator.model, rows, seed)
-    else:
+    if isinstance(method, OneGo) or hasattr(method, "contribution"):
         fit = fit_model(simulator.model, rows, method, seed=seed, progress=False)
+    else:
+        fit = method(simulator.model, rows, seed)
     values, _ = fit.globals.draws(2, 0)
     if all(bool((value[0] == value[-1]).all()) for value in values.values()):
         raise KindError(

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from latentvars.errors import KindError, NumericalError, SettingError, SupportError
-from latentvars.inference import NUTS, Fit, Status
-from latentvars.inference import fit as fit_model
+from latentvars.inference import NUTS, Fit
 from latentvars.posterior.datatree import draw_scores
 from latentvars.posterior.label_free import LabelFree
 from latentvars.posterior.smoothing import pareto_smoothed
 from latentvars.posterior.standard_errors import labels
 from latentvars.posterior.symmetry import Symmetries
 from latentvars.randomness import derive
+from latentvars.studies.refitting import again, finished, refitter
 
 if TYPE_CHECKING:
     import pandas
@@ -176,20 +176,19 @@ def against_nuts(
     if size < 1:
         raise SettingError(f"rows={rows}", "at least one", "write rows=500")
     some = fit.rows.subset(torch.arange(size) * len(fit.rows) // size)
-    known: dict[str, Any] = {"fixed": fit.program.space.fixed, "tied": fit.program.space.tied, "progress": False}
-    again = fit_model(fit.model, some, fit.algorithm, seed=derive(seed, 62), start=fit.point, **known)
-    if again.status is Status.INTERRUPTED:
-        raise KeyboardInterrupt
-    found, log_q = again.globals.draws(draws, derive(seed, 63))
+    fitter = refitter(fit, fit.point)
+    other = finished(again(fitter, some, derive(seed, 62)))
+    found, log_q = other.globals.draws(draws, derive(seed, 63))
     if log_q is None:
         raise KindError("a fit whose globals are a point", "draws of a guide", "fit it by lv.SVI() with a guide")
-    reference = fit_model(fit.model, some, sampler or NUTS(), seed=derive(seed, 64), start=again.point, **known)
+    sampling = replace(fitter, algorithm=sampler or NUTS(), start=other.point)
+    reference = finished(again(sampling, some, derive(seed, 64)))
     drawn, _ = reference.globals.draws(draws, derive(seed, 65))
-    free = LabelFree.of(Symmetries.of(again.program, some, {name: value[0] for name, value in drawn.items()}))
+    free = LabelFree.of(Symmetries.of(other.program, some, {name: value[0] for name, value in drawn.items()}))
     ours, theirs = free(found), free(drawn)
     shift = {name: (ours[name].mean(0) - theirs[name].mean(0)) / theirs[name].std(0) for name in theirs}
     ratio = {name: ours[name].var(0) / theirs[name].var(0) for name in theirs}
-    return Agreement(again, reference, shift, ratio)
+    return Agreement(other, reference, shift, ratio)
 
 
 def _table(shift: Mapping[str, Tensor], ratio: Mapping[str, Tensor]) -> pandas.DataFrame:

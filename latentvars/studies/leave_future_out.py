@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from latentvars.distributions import HiddenMarkov
 from latentvars.errors import KindError, SettingError, SupportError
-from latentvars.inference import Fit, Status
-from latentvars.inference import fit as fit_model
-from latentvars.posterior.criticism.reading import counted_once, known_of, smoothed
+from latentvars.inference import Fit
+from latentvars.posterior.criticism.reading import counted_once, known_of, smoothed, towards_posterior
 from latentvars.posterior.datatree import Knowledge, draw_scores
 from latentvars.program import Program
 from latentvars.randomness import derive
 from latentvars.rows import Rows
+from latentvars.studies.refitting import again, finished, refitter
 
 if TYPE_CHECKING:
     import pandas
@@ -160,25 +160,13 @@ class Past:
     @staticmethod
     def of(fit: Fit, cut: int, start: Mapping[str, Tensor], draws: int | None, seed: int) -> Past:
         """Fit the model to the first ``cut`` steps."""
-        space = fit.program.space
-        again = fit_model(
-            fit.model,
-            fit.rows.first_steps(cut),
-            fit.algorithm,
-            seed=derive(seed, 50, cut),
-            start=start,
-            fixed=space.fixed or None,
-            tied=space.tied or None,
-            progress=False,
-        )
-        if again.status is Status.INTERRUPTED:
-            raise KeyboardInterrupt
-        known = known_of(again, draws, derive(seed, 51, cut))
+        rows = fit.rows.first_steps(cut)
+        refit = finished(again(refitter(fit, start), rows, derive(seed, 50, cut)))
+        known = known_of(refit, draws, derive(seed, 51, cut))
         assert known.draws is not None
         base = torch.zeros(known.size, dtype=torch.float64)
         if known.log_q is not None:
-            prior, scores = draw_scores(known.program, known.rows, known.draws, 0)
-            base = (prior + scores.sum(1) - known.log_q).double()
+            base = towards_posterior(known, *draw_scores(known.program, known.rows, known.draws, 0)).double()
         return Past(known, fit.rows, cut, {}, base)
 
     def weights(self, t: int) -> tuple[Tensor, Tensor]:

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from latentvars.contract import LatentModel
 from latentvars.errors import DataError, KindError, LatentVarsError, NumericalError, SettingError, SupportError
-from latentvars.inference import EM, Fit, Status
+from latentvars.inference import EM, Fit, Fitter, Status
 from latentvars.inference import fit as fit_model
 from latentvars.inference.posteriors import PointMass
 from latentvars.randomness import derive
-from latentvars.rows import Rows
-from latentvars.studies.bootstrap import inside
 from latentvars.studies.collecting import collected
+from latentvars.studies.refitting import again, inside, refitter
 from latentvars.studies.resampling import Resampling, resampling
 
 WORSE = 0.05  # nats below the smaller model: more than a fit loses that stops within its tolerance
@@ -87,40 +86,11 @@ class LikelihoodRatio:
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two models, and how it is fitted to each replicate.
-
-    Attributes:
-        model: the model.
-        algorithm: with the restarts of the test.
-        start: of the first start.
-        fixed, tied: what is known of the globals, as in the fit.
-    """
-
-    model: Any
-    algorithm: Any
-    start: dict[str, Tensor]
-    fixed: dict[str, Tensor]
-    tied: dict[str, Tensor]
-
-    @staticmethod
-    def of(fit: Fit, restarts: int) -> Side:
-        space = fit.program.space
-        return Side(fit.model, _with(fit.algorithm, restarts), inside(space, fit.point), space.fixed, space.tied)
-
-    def fitted(self, rows: Rows, seed: int) -> Fit:
-        return fit_model(
-            self.model, rows, self.algorithm, seed=seed, start=self.start, fixed=self.fixed, tied=self.tied,
-            progress=False,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Everything that a process needs to make replicates."""
 
-    small: Side
-    large: Side
+    small: Fitter
+    large: Fitter
     data: Resampling
     seed: int
 
@@ -177,7 +147,8 @@ def likelihood_ratio(
         raise SettingError(f"replicates={replicates}, restarts={restarts}", "at least 1 of each", "raise them")
     _check(small)
     if not isinstance(large, Fit):
-        algorithm = _with(small.algorithm, max(restarts, getattr(small.algorithm, "restarts", 1)))
+        algorithm: Any = EM() if small.algorithm is None else small.algorithm
+        algorithm = replace(algorithm, restarts=max(restarts, getattr(small.algorithm, "restarts", 1)))
         large = fit_model(large, small.rows, algorithm, seed=seed, progress=False)
     _check(large)
     _check_pair(small, large)
@@ -185,13 +156,13 @@ def likelihood_ratio(
     if _is_worse(small, large):
         _warn(f"the larger model fits the data worse than the smaller one, 2 Δ log L = {statistic:.4f}")
     data = resampling(small, small.rows, "parametric", "frequency")
-    comparison = Comparison(Side.of(small, restarts), Side.of(large, restarts), data, seed)
+    comparison = Comparison(_refitter(small, restarts), _refitter(large, restarts), data, seed)
     done, interrupted = collected(partial(_simulated, comparison), replicates, workers, progress, "replicate")
     return _result(statistic, small, large, done, interrupted, seed)
 
 
-def _with(algorithm: Any, restarts: int) -> Any:
-    return replace(EM() if algorithm is None else algorithm, restarts=restarts)
+def _refitter(fit: Fit, restarts: int) -> Fitter:
+    return refitter(fit, inside(fit.program.space, fit.point), restarts)
 
 
 def _check(fit: Fit) -> None:
@@ -240,10 +211,10 @@ def _simulated(comparison: Comparison, number: int) -> Simulated:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # each replicate would repeat what the fits have said
             rows = comparison.data.draw(seed)
-            small = comparison.small.fitted(rows, derive(seed, 0))
+            small = again(comparison.small, rows, derive(seed, 0))
             if small.status is Status.INTERRUPTED:
                 return Simulated(number, interrupted=True)
-            large = comparison.large.fitted(rows, derive(seed, 1))
+            large = again(comparison.large, rows, derive(seed, 1))
     except LatentVarsError as error:
         return Simulated(number, failure=f"{type(error).__name__}: {error.given}")
     if large.status is Status.INTERRUPTED:

@@ -80,12 +80,14 @@ class BivariateResiduals:
         p_values: of each pair by a parametric bootstrap ``[P]``; None where none was asked for.
         replicates: of the bootstrap.
         failed: refits that failed.
+        interrupted: whether Ctrl-C ended the refits early.
     """
 
     pairs: tuple[Pair, ...]
     p_values: np.ndarray | None = None
     replicates: int = 0
     failed: int = 0
+    interrupted: bool = False
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -112,6 +114,7 @@ class BivariateResiduals:
             if self.p_values is None
             else f"p-values of a parametric bootstrap of {self.replicates} refits"
             + (f", {self.failed} more failed" if self.failed else "")
+            + (", interrupted" if self.interrupted else "")
         )
         return f"Bivariate residuals of {len(self)} pairs ({note}):\n{self.summary().round(4).to_string()}"
 
