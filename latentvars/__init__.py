@@ -55,7 +55,7 @@ from latentvars.starts import Hierarchical, KMeansPlusPlus, Memberships, PriorDr
 
 if TYPE_CHECKING:
     from latentvars import datasets, plots
-    from latentvars.embedding import Embedding
+    from latentvars.embedding import Embedding, Provenance, Vectors
     from latentvars.posterior.criticism.pit import pit
     from latentvars.posterior.criticism.predictive_check import predictive_check
     from latentvars.posterior.criticism.pseudo_residuals import pseudo_residuals
@@ -73,6 +73,8 @@ LATER = {
     "datasets": ("latentvars.datasets", ""),
     "plots": ("latentvars.plots", ""),
     "Embedding": ("latentvars.embedding", "Embedding"),
+    "Provenance": ("latentvars.embedding", "Provenance"),
+    "Vectors": ("latentvars.embedding", "Vectors"),
     "Bootstrap": ("latentvars.studies", "Bootstrap"),
     "bootstrap": ("latentvars.studies", "bootstrap"),
     "pit": ("latentvars.posterior.criticism.pit", "pit"),
@@ -134,6 +136,7 @@ __all__ = [
     "Pathfinder",
     "Plateau",
     "PriorDraws",
+    "Provenance",
     "RandomRows",
     "Refuse",
     "Restart",
@@ -144,6 +147,7 @@ __all__ = [
     "TimeLimit",
     "Tolerance",
     "VariationalEM",
+    "Vectors",
     "against_nuts",
     "align",
     "bivariate_residuals",
