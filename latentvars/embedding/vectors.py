@@ -221,7 +221,7 @@ def _check_once(ids: np.ndarray) -> None:
     names, counts = np.unique(ids, return_counts=True)
     twice = names[counts > 1]
     raise DataError(
-        given=f"ids that repeat: {twice[0]!r} stands {counts[counts > 1][0]} times"
+        given=f"ids that repeat: {str(twice[0])!r} stands {counts[counts > 1][0]} times"
         + (f", and {len(twice) - 1} more" if len(twice) > 1 else ""),
         needed="each id once",
         remedy="make the ids distinct, or leave out the copies",
