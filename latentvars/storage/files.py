@@ -1,4 +1,4 @@
-"""The folder of a saved fit: written whole or not at all, and checked before anything in it is believed."""
+"""The folder of a saved fit or index: written whole or not at all, and checked before anything in it is believed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,104 +22,153 @@ from latentvars.errors import StorageError
 if TYPE_CHECKING:
     import xarray as xr
 
-FORMAT = "latentvars.fit"
-VERSION = 1
-DOCUMENT, TENSORS, TREE = "fit.json", "tensors.safetensors", "posterior.nc"
+TENSORS, TREE = "tensors.safetensors", "posterior.nc"
 PARTS = (TENSORS, TREE)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a folder holds.
+
+    Attributes:
+        noun: what people call it.
+        version: of the format, the newest that this library reads.
+    """
+
+    noun: str
+    version: int
+
+    @property
+    def format(self) -> str:
+        """Its name in the description."""
+        return f"latentvars.{self.noun}"
+
+    @property
+    def document(self) -> str:
+        """The file with the description."""
+        return f"{self.noun}.json"
+
+
+FIT = Kind("fit", 1)
 
 
 def write_fit(
     path: Path, body: Mapping[str, Any], tensors: Mapping[str, Tensor], tree: xr.DataTree | None, *, overwrite: bool
 ) -> Path:
-    """Write a fit into the new folder ``path``.
+    """Write a fit into the new folder ``path``; as :func:`write_folder`."""
+    return write_folder(FIT, path, body, tensors, tree, overwrite=overwrite)
+
+
+def write_folder(
+    kind: Kind,
+    path: Path,
+    body: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    tree: xr.DataTree | None = None,
+    *,
+    overwrite: bool,
+) -> Path:
+    """Write what is of a kind into the new folder ``path``.
 
     Args:
+        kind: what it is.
         path: its parent exists.
         body: the description, JSON values.
         tensors: by name.
         tree: the DataTree; None leaves it out.
-        overwrite: replace an earlier fit there, which stays until the new one is complete.
+        overwrite: replace an earlier one there, which stays until the new one is complete.
 
     Raises:
         StorageError: something is in the way, or the parent is missing.
     """
     path = path.expanduser().resolve()
-    _check_target(path, overwrite)
+    _check_target(kind, path, overwrite)
     with _appearing(path, overwrite) as folder:
         plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
         safetensors.torch.save_file(plain, folder / TENSORS)
         if tree is not None:
             tree.to_netcdf(folder / TREE, engine="h5netcdf")
         files = {part.name: _stamp(part) for part in (folder / name for name in PARTS) if part.exists()}
-        document = {"format": FORMAT, "version": VERSION, **body, "files": files}
+        document = {"format": kind.format, "version": kind.version, **body, "files": files}
         sealed = json.dumps({**document, "sha256": _seal(document)}, indent=1, allow_nan=False)
-        (folder / DOCUMENT).write_text(sealed + "\n", encoding="utf-8")
+        (folder / kind.document).write_text(sealed + "\n", encoding="utf-8")
     return path
 
 
 def read_fit(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Description and tensors of a saved fit, once every file in it is known to be whole.
+    """Description and tensors of a saved fit; as :func:`read_folder`."""
+    return read_folder(FIT, path)
+
+
+def read_folder(kind: Kind, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Description and tensors of what is saved, once every file in it is known to be whole.
 
     Raises:
         StorageError: there is nothing, something else, a newer version, or files that are incomplete or altered.
     """
     path = path.expanduser()
-    document = _document(path)
+    document = _document(kind, path)
     for name in PARTS:
         stamp = document["files"].get(name)
         if stamp is not None:
-            _check_part(path / name, stamp)
-    loaded = _opened(path / TENSORS)
+            _check_part(kind, path / name, stamp)
+    loaded = _opened(kind, path / TENSORS)
     # copies lie where torch puts its own tensors, so that kernels sum them in the same order
     return document, {name: value.clone() for name, value in loaded.items()}
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _document(kind: Kind, path: Path) -> dict[str, Any]:
     if not path.exists():
-        raise StorageError(f"no such folder: {path}", "the folder of a saved fit", "check the path")
-    file = path / DOCUMENT
+        raise StorageError(f"no such folder: {path}", f"the folder of a saved {kind.noun}", "check the path")
+    file = path / kind.document
     if not file.is_file():
         raise StorageError(
-            f"{path} has no {DOCUMENT}", "a folder that fit.save(path) wrote", "pass the folder, not a file in it"
+            f"{path} has no {kind.document}",
+            f"a folder that {kind.noun}.save(path) wrote",
+            "pass the folder, not a file in it",
         )
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise _damaged(file, f"is not complete JSON: {error}") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise StorageError(f"{file} is not that of a fit", f'"format": "{FORMAT}"', "pass a folder that save wrote")
+        raise _damaged(kind, file, f"is not complete JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != kind.format:
+        wanted = f'"format": "{kind.format}"'
+        raise StorageError(f"{file} is not that of a {kind.noun}", wanted, "pass a folder that save wrote")
     version = document.get("version")
-    if not isinstance(version, int) or version > VERSION:
+    if not isinstance(version, int) or version > kind.version:
         library = document.get("inference_library_version")
         raise StorageError(
             f"{path} has format version {version}, written by latentvars {library}",
-            f"format version {VERSION} or older",
+            f"format version {kind.version} or older",
             "upgrade latentvars",
         )
     seal = document.pop("sha256", None)
     if seal != _seal(document):
-        raise _damaged(file, "was altered")
+        raise _damaged(kind, file, "was altered")
     return document
 
 
-def _check_part(file: Path, stamp: Mapping[str, Any]) -> None:
+def _check_part(kind: Kind, file: Path, stamp: Mapping[str, Any]) -> None:
     if not file.is_file():
-        raise _damaged(file, "is missing")
+        raise _damaged(kind, file, "is missing")
     if file.stat().st_size != stamp["bytes"]:
-        raise _damaged(file, f"has {file.stat().st_size} bytes of {stamp['bytes']}")
+        raise _damaged(kind, file, f"has {file.stat().st_size} bytes of {stamp['bytes']}")
     if _sha256(file) != stamp["sha256"]:
-        raise _damaged(file, "was altered")
+        raise _damaged(kind, file, "was altered")
 
 
-def _opened(file: Path) -> dict[str, Tensor]:
+def _opened(kind: Kind, file: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
-        raise _damaged(file, f"cannot be read: {error}") from error
+        raise _damaged(kind, file, f"cannot be read: {error}") from error
 
 
-def _damaged(file: Path, what: str) -> StorageError:
-    return StorageError(f"{file} {what}", "the files as fit.save wrote them", "use another copy, or fit again")
+def _damaged(kind: Kind, file: Path, what: str) -> StorageError:
+    again = "fit" if kind == FIT else "build"
+    return StorageError(
+        f"{file} {what}", f"the files as {kind.noun}.save wrote them", f"use another copy, or {again} again"
+    )
 
 
 def _stamp(file: Path) -> dict[str, Any]:
@@ -135,7 +185,7 @@ def _seal(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
+def _check_target(kind: Kind, path: Path, overwrite: bool) -> None:
     if not path.parent.is_dir():
         raise StorageError(f"no folder {path.parent}", "a folder to write into", f"create it: mkdir -p {path.parent}")
     if not path.exists():
@@ -143,12 +193,13 @@ def _check_target(path: Path, overwrite: bool) -> None:
     if not overwrite:
         raise StorageError(f"{path} exists", "a new path", "choose another, or save(path, overwrite=True)")
     try:
-        _document(path)
+        _document(kind, path)
     except StorageError as error:
-        if (path / DOCUMENT).is_file() and f'"format": "{FORMAT}"' in (path / DOCUMENT).read_text(errors="replace"):
-            return  # a damaged or newer fit may be replaced
+        file = path / kind.document
+        if file.is_file() and f'"format": "{kind.format}"' in file.read_text(errors="replace"):
+            return  # a damaged or newer one may be replaced
         raise StorageError(
-            f"{path} exists and is no saved fit", "a saved fit, or a new path", "choose another path"
+            f"{path} exists and is no saved {kind.noun}", f"a saved {kind.noun}, or a new path", "choose another path"
         ) from error
 
 
