@@ -56,6 +56,15 @@ from latentvars.starts import Hierarchical, KMeansPlusPlus, Memberships, PriorDr
 if TYPE_CHECKING:
     from latentvars import datasets, plots
     from latentvars.embedding import Embedding, Provenance, Vectors
+    from latentvars.embedding.alignment import (
+        Concordance,
+        Drift,
+        VectorAlignment,
+        align_vectors,
+        concordance,
+        drift,
+        vector_alignment,
+    )
     from latentvars.posterior.criticism.pit import pit
     from latentvars.posterior.criticism.predictive_check import predictive_check
     from latentvars.posterior.criticism.pseudo_residuals import pseudo_residuals
@@ -92,6 +101,13 @@ LATER = {
     "Sweep": ("latentvars.studies", "Sweep"),
     "likelihood_ratio": ("latentvars.studies", "likelihood_ratio"),
     "sweep": ("latentvars.studies", "sweep"),
+    "Concordance": ("latentvars.embedding", "Concordance"),
+    "Drift": ("latentvars.embedding", "Drift"),
+    "VectorAlignment": ("latentvars.embedding", "VectorAlignment"),
+    "align_vectors": ("latentvars.embedding", "align_vectors"),
+    "concordance": ("latentvars.embedding", "concordance"),
+    "drift": ("latentvars.embedding", "drift"),
+    "vector_alignment": ("latentvars.embedding", "vector_alignment"),
 }
 
 __version__ = "0.1.0"
@@ -108,11 +124,13 @@ __all__ = [
     "Calibration",
     "Capture",
     "Checkpoint",
+    "Concordance",
     "Contrast",
     "Custom",
     "Delta",
     "Design",
     "Distributed",
+    "Drift",
     "Embedding",
     "Fit",
     "Fitter",
@@ -147,16 +165,20 @@ __all__ = [
     "TimeLimit",
     "Tolerance",
     "VariationalEM",
+    "VectorAlignment",
     "Vectors",
     "against_nuts",
     "align",
+    "align_vectors",
     "bivariate_residuals",
     "bootstrap",
     "calibrate",
     "check_guide",
     "compare",
+    "concordance",
     "contrast",
     "datasets",
+    "drift",
     "emissions",
     "fit",
     "flat",
@@ -176,6 +198,7 @@ __all__ = [
     "stick_breaking",
     "sweep",
     "table",
+    "vector_alignment",
     "waic",
 ]
 
