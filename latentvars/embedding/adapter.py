@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,9 +13,11 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 
 from latentvars.embedding.blocks import blocks, fingerprints, originals, steps_of
-from latentvars.embedding.channels import Channel, Fitted, channels, checked, is_fit, read
-from latentvars.embedding.frames import framed
+from latentvars.embedding.channels import Channel, Fitted, channels, checked, is_fit
+from latentvars.embedding.frames import framed, names_of
 from latentvars.embedding.reading import is_table, table_to_rows
+from latentvars.embedding.taking import Taken
+from latentvars.embedding.vectors import Vectors
 from latentvars.errors import KindError, SettingError, ShapeError
 from latentvars.rows import Rows, Schema
 from latentvars.rows.layout import default_features
@@ -29,6 +32,8 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
     """One fixed vector for each row: the posterior means E[z_n | x_n] of its local latents, side by side.
 
     Probabilities ``[K]`` of the components of a mixture or the states of a chain, posterior means ``[L]`` of a VAE.
+    The beliefs are exact where locals are discrete or integrated out, those of the model's guide elsewhere; unseen rows
+    are folded in by the same rule.
 
     The vector of a row is a function of the row and of the fit *to the bit*: whatever rows stand before, after or
     beside it, however many, and whatever the number of threads. Rows are computed in blocks of one shape in which the
@@ -42,6 +47,11 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         sites: the local site, or sites in this order; None: all, in the order of the model.
         steps: for sequences, ``"pooled"``: the mean over the row's own steps ``[N, W]``; ``"each"``: one vector for
             each step, ``[S, W]``, row after row. Without effect where a row is an observation.
+        statistic: of each belief: ``"mean"``, ``"median"`` (of continuous locals), or ``"mode"`` (of categories and
+            states as ones and zeros, of a chain along its most probable path).
+        globals_draws: of the globals that each belief is averaged over; None: at their point (plug-in).
+        refine: steps by which the guide's belief about each row is refined on its own; 0: as it is. For rows that a
+            guide without amortisation has never met, and for an amortised one that is not close enough.
         batch_rows: rows that are taken up at a time, which bounds the memory and has no effect on the result.
         memory: bytes that the rows which are taken up may need, with their vectors; a lower ``batch_rows`` follows.
 
@@ -59,12 +69,18 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         source: Any,
         sites: str | Sequence[str] | None = None,
         steps: str = "pooled",
+        statistic: str = "mean",
+        globals_draws: int | None = None,
+        refine: int = 0,
         batch_rows: int = 65_536,
         memory: int | None = None,
     ) -> None:
         self.source = source
         self.sites = sites
         self.steps = steps
+        self.statistic = statistic
+        self.globals_draws = globals_draws
+        self.refine = refine
         self.batch_rows = batch_rows
         self.memory = memory
 
@@ -94,23 +110,46 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         self.channels_ = channels(self.fit_, conformed, self.sites)
         return self
 
-    def transform(self, X: Any) -> Any:
+    def transform(self, X: Any, return_std: bool = False) -> Any:
         """Vectors of the rows, ``[N, W]``, or ``[S, W]`` for each of S steps, in the precision of the model.
 
         Args:
             X: the data, N rows, as those that were fitted.
+            return_std: whether to give the posterior standard deviation of each coordinate too. Of a mean over steps
+                it is that of 256 draws of whole sequences, always the same ones.
 
         Returns:
-            An array, or what ``set_output`` asks for, with the names of the rows.
+            An array, or what ``set_output`` asks for, with the names of the rows; with deviations a pair of them.
 
         Raises:
             NotFittedError: a recipe that ``fit`` has not run yet.
             ValueError: data unlike those that were fitted.
         """
         rows, parts = self._prepared(X)
-        pieces = list(self._pieces(rows, parts))
+        pieces = list(self._pieces(rows, parts, return_std))
         vectors = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
-        return framed(vectors, self._names(parts), rows, X, getattr(self, "_container", None))
+        names, container = self._names(parts), getattr(self, "_container", None)
+        if not return_std:
+            return framed(vectors, names, rows, X, container)
+        values, deviations = np.split(vectors, 2, -1)
+        return framed(values, names, rows, X, container), framed(deviations, names, rows, X, container)
+
+    def vectors(self, X: Any, ids: Any = None, metadata: Any = None, *, return_std: bool = False) -> Vectors:
+        """The vectors of :meth:`transform` with their ids and where they come from: what is searched and stored.
+
+        Args:
+            X: the data, N rows.
+            ids: ``[N]``, of the vectors; the names of the rows by default, ``row/step`` of steps.
+            metadata: name → ``[N]`` what else is known of them.
+            return_std: whether to keep the posterior standard deviations.
+        """
+        rows, parts = self._prepared(X)
+        pieces = list(self._pieces(rows, parts, return_std))
+        values = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+        values, deviations = np.split(values, 2, -1) if return_std else (values, None)
+        given = ids if ids is not None else names_of(rows, len(values))
+        where = self._taken.provenance(self._fitted(), parts)
+        return Vectors(values, given, self._names(parts), deviations, metadata or {}, where)
 
     def transform_parts(self, X: Any) -> Iterator[np.ndarray]:
         """What :meth:`transform` gives, as arrays of some rows at a time, in their order: for data that stay in files.
@@ -122,21 +161,25 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
             Vectors of at most ``batch_rows`` rows, ``[B, W]``.
         """
         rows, parts = self._prepared(X)
-        yield from self._pieces(rows, parts)
+        yield from self._pieces(rows, parts, False)
 
     def _prepared(self, x: Any) -> tuple[Rows, tuple[Channel, ...]]:
         self._check_settings()
         rows = _conformed(self._fitted(), self._rows(x, learning=False))
         return rows, self._channels(rows)
 
-    def _pieces(self, rows: Rows, parts: tuple[Channel, ...]) -> Iterator[np.ndarray]:
-        """Vectors of some rows at a time."""
+    @property
+    def _taken(self) -> Taken:
+        return Taken(self.statistic, self.globals_draws, self.refine, self.steps == "each")
+
+    def _pieces(self, rows: Rows, parts: tuple[Channel, ...], spread: bool) -> Iterator[np.ndarray]:
+        """Vectors of some rows at a time, with their deviations behind them where these are wanted."""
         fitted, size = self._fitted(), self._at_once(rows, parts)
-        each = self.steps == "each" and rows.lengths is not None
+        taken = replace(self._taken, each=self.steps == "each" and rows.lengths is not None)
         for low in range(0, len(rows), size):
             rows.check_unchanged()
             some = rows if size >= len(rows) and not rows.streamed else rows.subset(slice(low, low + size))
-            yield _embedded(fitted, some, parts, each)
+            yield _embedded(fitted, some, parts, taken, spread)
 
     def _at_once(self, rows: Rows, parts: tuple[Channel, ...]) -> int:
         """Rows that are taken up at a time."""
@@ -235,7 +278,7 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
             raise NotFittedError(
                 "This Embedding is not fitted yet: its source is a recipe. needed: a fit. do: call fit(X) first."
             )
-        return getattr(self, "fit_", self.source)
+        return self._known_fit
 
     def _channels(self, rows: Rows | None) -> tuple[Channel, ...]:
         """Those that ``fit`` found, or else those of ``rows``."""
@@ -252,6 +295,7 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
             raise SettingError(f"steps={self.steps!r}", "'pooled' or 'each'", "change steps.")
         if self.batch_rows < 1:
             raise SettingError(f"batch_rows={self.batch_rows}", "at least 1", "change batch_rows.")
+        _ = self._taken  # which checks itself
 
     def _check_input_features(self, given: np.ndarray) -> None:
         size = getattr(self, "n_features_in_", len(given))
@@ -268,6 +312,19 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
                 f"{list(names)}",
                 "pass the names that were fitted, or none.",
             )
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        """What a vector is, as ``Embedding(mean of z at the point of the globals)``."""
+        sites = [self.sites] if isinstance(self.sites, str) else self.sites
+        if sites is None and hasattr(self, "channels_"):
+            sites = [part.site for part in self.channels_]
+        steps = "" if self.steps == "pooled" else ", each step"
+        source = type(getattr(self._known_fit, "model", self.source)).__name__
+        return f"Embedding({self._taken.describe(sites)}{steps}; {source})"
+
+    @property
+    def _known_fit(self) -> Any:
+        return getattr(self, "fit_", self.source)
 
     def _forget(self) -> None:
         for name in ("fit_", "schema_", "channels_"):
@@ -292,8 +349,9 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         return tags
 
 
-def _embedded(fitted: Fitted, rows: Rows, parts: Sequence[Channel], each: bool) -> np.ndarray:
+def _embedded(fitted: Fitted, rows: Rows, parts: Sequence[Channel], taken: Taken, spread: bool) -> np.ndarray:
     """Vectors of all rows, or of all steps."""
+    each = taken.each
     keys = fingerprints(rows)
     first = originals(rows, keys)
     copies = np.flatnonzero(first != np.arange(len(first)))
@@ -304,7 +362,7 @@ def _embedded(fitted: Fitted, rows: Rows, parts: Sequence[Channel], each: bool) 
 
     with one_thread():
         for block in blocks(rows, keys, np.flatnonzero(first == np.arange(len(first)))):
-            values = read(fitted, block.rows, parts, each)[block.places]
+            values = taken.read(fitted, block.rows, parts, spread)[block.places]
             if each:
                 values = values.reshape(-1, values.shape[-1])
             if found is None:

@@ -76,14 +76,14 @@ def channels(fitted: Fitted, rows: Rows, sites: str | Sequence[str] | None) -> t
     """
     with one_thread():
         first = fitted.latent(_twice(rows, 1))
-        means = {name: _mean(first, name) for name in _chosen(tuple(first.sites), sites)}
+        means = {name: floating(first.mean(name)) for name in _chosen(tuple(first.sites), sites)}
         for name, mean in means.items():
             _check_equal_rows(name, mean)
         if rows.lengths is None:
             return tuple(Channel(name, mean.shape[1:]) for name, mean in means.items())
         # what grows with the steps belongs to them
         longer = fitted.latent(_twice(rows, 2))
-        grows = {name: _mean(longer, name).shape != mean.shape for name, mean in means.items()}
+        grows = {name: floating(longer.mean(name)).shape != mean.shape for name, mean in means.items()}
     return tuple(Channel(name, mean.shape[1 + grows[name] :], grows[name]) for name, mean in means.items())
 
 
@@ -104,30 +104,8 @@ def _check_equal_rows(site: str, mean: np.ndarray) -> None:
         )
 
 
-def read(fitted: Fitted, rows: Rows, parts: Sequence[Channel], each: bool) -> np.ndarray:
-    """Vectors of a block of rows.
-
-    Args:
-        fitted: the fit.
-        rows: N rows, of equal lengths.
-        parts: what the vectors consist of.
-        each: one vector for each step ``[N, T, W]``; otherwise ``[N, W]``, the mean
-            over the row's own steps where a channel has steps.
-    """
-    latent = fitted.latent(rows)
-    found = []
-    for part in parts:
-        mean = _mean(latent, part.site)
-        value = mean.reshape(*mean.shape[: 1 + part.per_step], part.width)
-        if rows.lengths is not None and part.per_step != each:
-            value = value.mean(1) if part.per_step else np.repeat(value[:, None], int(rows.lengths[0]), 1)
-        found.append(value)
-    return np.concatenate(found, -1)
-
-
-def _mean(latent: Beliefs, site: str) -> np.ndarray:
-    """The posterior mean of a site as floating-point numbers."""
-    value = latent.mean(site)
+def floating(value: Any) -> np.ndarray:
+    """A tensor or array as floating-point numbers."""
     array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
     return array if array.dtype.kind == "f" else array.astype(np.float64)
 

@@ -33,6 +33,15 @@ def framed(vectors: np.ndarray, names: Sequence[str], rows: Rows, given: Any, co
     return vectors
 
 
+def names_of(rows: Rows, size: int) -> list[str]:
+    """Names of rows, or ``row/step`` of steps, as text."""
+    if size == len(rows):
+        return [str(name) for name in rows.names]
+    assert rows.lengths is not None
+    lengths = rows.lengths.tolist()
+    return [f"{name}/{step}" for name, length in zip(rows.names, lengths, strict=True) for step in range(length)]
+
+
 def _index(rows: Rows, given: Any, size: int) -> Any:
     """The index of the data, or the names of the rows; of steps, names of rows and numbers of steps."""
     import pandas

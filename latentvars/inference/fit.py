@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,9 +21,11 @@ from latentvars.inference.backend import Backend
 from latentvars.inference.binding import prepared
 from latentvars.inference.degenerate import empty
 from latentvars.inference.extent import Extent
+from latentvars.inference.fingerprint import fingerprint
 from latentvars.inference.optima import Optima
 from latentvars.inference.posteriors import PointMass
 from latentvars.inference.printed import explained, printed
+from latentvars.inference.refinement import refined
 from latentvars.inference.sampling import Draws
 from latentvars.inference.saving import described, save, save_snapshot
 from latentvars.inference.scoring import row_scores, total_score
@@ -33,7 +35,7 @@ from latentvars.posterior import LatentPosterior
 from latentvars.posterior.criteria import Certainty, Criteria, certainty
 from latentvars.posterior.datatree import Knowledge, datatree
 from latentvars.posterior.imputation import impute
-from latentvars.posterior.latent_draws import latent_draws
+from latentvars.posterior.latent_draws import latent_draws, read_beliefs
 from latentvars.posterior.shared import SharedPosterior, shared_posterior
 from latentvars.posterior.standard_errors import Kind, StandardErrors, Weights, standard_errors
 from latentvars.posterior.summary import summary
@@ -248,24 +250,73 @@ class Fit:
         weights = self.rows.weights
         return float(weights.sum() if self.rows.lengths is None else (weights * self.rows.lengths).sum())
 
-    def latent(self, data: Any = None, *, batch_size: int | None = None) -> LatentPosterior:
-        """The belief over the local latents of each row, at the point.
+    def latent(self, data: Any = None, *, batch_size: int | None = None, draws: int | None = None) -> LatentPosterior:
+        """The belief over the local latents of each row, at the point or averaged over the posterior of the globals.
 
         Args:
             data: new rows; the rows of the fit by default.
             batch_size: rows at a time; None: all in one batch.
+            draws: of the globals to average over, of a sampler as many of each chain; None: at the point (plug-in).
 
         Raises:
             ShapeError: rows that do not look like those of the fit.
+            KindError: ``draws`` of globals that are a point.
+            LabelSwitchingError: draws that name components or states differently.
         """
         rows = self.rows if data is None else self.conform(data)
-        found: dict[str, list] = {}
         if batch_size is None and rows.streamed:
             batch_size = rows.block
-        for batch in rows.batches(batch_size, shuffle=False, dtype=self.program.dtype):
-            for name, belief in self.program.beliefs(self.point, batch, derive(self.seed, 6)).items():
-                found.setdefault(name, []).append(belief)
-        return LatentPosterior(found, tuple(rows.names), rows.lengths)
+        points, size = ([self.point], 0) if draws is None else self._globals_to_average(draws)
+        found = read_beliefs(self.program, rows, points, batch_size, derive(self.seed, 6))
+        return LatentPosterior(found, tuple(rows.names), rows.lengths, size)
+
+    def _globals_to_average(self, draws: int) -> tuple[list[dict[str, Tensor]], int]:
+        if isinstance(self.globals, PointMass):
+            raise KindError(
+                given=f"beliefs averaged over {draws} draws of globals that are a point",
+                needed="a distribution of the globals",
+                remedy="fit by lv.NUTS(), lv.SVI() or lv.Laplace(), or leave draws out",
+            )
+        values = self.knowledge(draws).draws or {}
+        size = len(next(iter(values.values()))) if values else 1
+        if isinstance(self.globals, Draws):
+            self._check_labelling()
+        return [{name: value[number] for name, value in values.items()} for number in range(size)], size
+
+    def _check_labelling(self) -> None:
+        """Whether the draws of a sampler agree about which label is which; LabelSwitchingError where not."""
+        assert isinstance(self.globals, Draws)
+        values = {name: value.flatten(0, 1) for name, value in self.globals.values.items()}
+        one_labelling(self.program, self.rows, values, self.globals.stats["lp"].flatten(), derive(self.seed, 40))
+
+    def refine(self, data: Any = None, steps: int = 200) -> Fit:
+        """The fit with a posterior of its own for each of these rows, from the guide's by local refinement.
+
+        Closes the gap between what an amortised guide says of a row and the best normal (the ELBO per row grows), and
+        takes rows that a guide without amortisation has never met. Everything but the guide stays what it is.
+
+        Args:
+            data: new rows; the rows of the fit by default.
+            steps: of gradient ascent, for all rows at a time.
+
+        Returns:
+            A fit of these rows, whose guide knows these rows alone.
+
+        Raises:
+            SupportError: a model without continuous locals, whose beliefs are exact.
+        """
+        if steps < 1:
+            raise SettingError(f"steps={steps}", "at least one step", "write steps=200")
+        rows = self.rows if data is None else self.conform(data)
+        program = refined(self.program, self.point, rows, steps, derive(self.seed, 15))
+        return replace(
+            self, program=program, rows=rows, scores=row_scores(program, self.point, rows, self.seed), extent=None
+        )
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """Hashes of the model, of its data and of what was learnt, the same after a save and a load."""
+        return fingerprint(self.program, self.globals, self.rows)
 
     def draw_latents(self, data: Any = None, draws: int = 100, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of the locals of each row, given each of some draws of the globals: with their uncertainty.
@@ -425,8 +476,7 @@ class Fit:
             LabelSwitchingError: such draws; :func:`latentvars.align` brings them into one labelling.
         """
         if check_labels and isinstance(self.globals, Draws):
-            values = {name: value.flatten(0, 1) for name, value in self.globals.values.items()}
-            one_labelling(self.program, self.rows, values, self.globals.stats["lp"].flatten(), derive(self.seed, 40))
+            self._check_labelling()
         known = self.knowledge(draws, seed=seed)
         found = None
         if errors is not None and isinstance(self.globals, PointMass) and self._has_errors:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
+from torch.distributions import Independent, MultivariateNormal
 
 from latentvars.errors import KindError, NameUnknownError
 from latentvars.randomness import derive, seeded
 
+MEDIAN_DRAWS = 1_001
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class LatentPosterior:
-    """Beliefs over the local latents of some rows, at the point estimate of the globals (plug-in).
+    """Beliefs over the local latents of some rows.
 
     Attributes:
         beliefs: local site → one distribution a batch of rows, batch shape ``[B, ...]``.
         names: names of the rows, N.
         lengths: steps of each row ``[N]``; None where a row is an observation.
+        globals: draws of the globals that the beliefs are averaged over; 0: at the point estimate (plug-in).
 
     A belief is sampled, scored and summarised; distances between rows are a matter of :class:`latentvars.Embedding`.
     """
@@ -28,6 +33,11 @@ class LatentPosterior:
     beliefs: Mapping[str, Sequence[TorchDistribution]]
     names: tuple
     lengths: Tensor | None = field(default=None, repr=False)
+    globals: int = 0
+
+    def __repr__(self) -> str:
+        where = f"averaged over {self.globals} draws of the globals" if self.globals else "at the point of the globals"
+        return f"LatentPosterior of {list(self.sites)} for {len(self)} rows, {where}"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -55,6 +65,20 @@ class LatentPosterior:
     def std(self, name: str | None = None) -> Tensor:
         """Posterior standard deviation of each coordinate of :meth:`mean`."""
         return self._each(name, _std)
+
+    def median(self, name: str | None = None) -> Tensor:
+        """Posterior median of each number of a continuous local ``[N, ...]``; of 1,001 draws without a closed form.
+
+        Raises:
+            KindError: categories and states, which have no order.
+        """
+        if has_labels(self.beliefs[self._name(name)][0]):
+            raise KindError(
+                given=f"the median of {self._name(name)!r}, whose values are categories without an order",
+                needed="a continuous local",
+                remedy="use mode(), or mean() for probabilities",
+            )
+        return self._each(name, _median)
 
     def mode(self, name: str | None = None) -> Tensor:
         """Most probable value: category ``[N]``, or path ``[N, T]`` of a chain (−1 beyond a row's length)."""
@@ -134,7 +158,7 @@ def is_discrete(belief: TorchDistribution) -> bool:
 
 def has_labels(belief: TorchDistribution) -> bool:
     """Whether a belief is over categories, or over the states of a chain: its mean is then their probabilities."""
-    return is_discrete(belief) or hasattr(belief, "viterbi")
+    return is_discrete(belief) or hasattr(belief, "viterbi") or getattr(belief, "labelled", False)
 
 
 def _mean(belief: TorchDistribution) -> Tensor:
@@ -148,5 +172,29 @@ def _std(belief: TorchDistribution) -> Tensor:
     return belief.variance.sqrt()
 
 
+def _median(belief: Any) -> Tensor:
+    inner = belief
+    while isinstance(inner, Independent):
+        inner = inner.base_dist
+    if isinstance(inner, MultivariateNormal):
+        return inner.loc
+    if hasattr(inner, "median"):
+        return inner.median
+    try:
+        return inner.icdf(torch.full(inner.batch_shape, 0.5, dtype=inner.mean.dtype))
+    except NotImplementedError:
+        with seeded(0):
+            return belief.sample((MEDIAN_DRAWS,)).median(0).values
+
+
 def _mode(belief: TorchDistribution) -> Tensor:
-    return belief.probs.argmax(-1) if is_discrete(belief) else belief.mode  # type: ignore[attr-defined]
+    if is_discrete(belief):
+        return belief.probs.argmax(-1)  # type: ignore[attr-defined]
+    try:
+        return belief.mode  # type: ignore[return-value]
+    except NotImplementedError as error:
+        raise KindError(
+            given=f"the mode of a {type(belief).__name__}, which has no closed form",
+            needed="a belief with one",
+            remedy="use mean() or median(); for a path, that at the point: fit.latent(rows).path()",
+        ) from error

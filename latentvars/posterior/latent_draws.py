@@ -1,16 +1,30 @@
-"""Draws of the locals of each row, from their posterior given each of some draws of the globals."""
+"""Beliefs over the locals of each row, and draws of them, given points or draws of the globals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from latentvars.errors import SupportError
+from latentvars.posterior.averaged import averaged
 from latentvars.program import Program
 from latentvars.randomness import derive, seeded
 from latentvars.rows import Batch, Rows
+
+
+def read_beliefs(
+    program: Program, rows: Rows, points: Sequence[Mapping[str, Tensor]], batch_size: int | None, seed: int
+) -> dict[str, list[TorchDistribution]]:
+    """Local site → its belief batch by batch, averaged over points of the globals where there are several."""
+    found: dict[str, list[TorchDistribution]] = {}
+    for batch in rows.batches(batch_size, shuffle=False, dtype=program.dtype):
+        each = [program.beliefs(point, batch, seed) for point in points]
+        for name, belief in each[0].items():
+            found.setdefault(name, []).append(belief if len(each) == 1 else averaged([one[name] for one in each]))
+    return found
 
 
 def latent_draws(

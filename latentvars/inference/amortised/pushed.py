@@ -105,6 +105,18 @@ class Pushed(dist.TransformedDistribution):
     def variance(self) -> Tensor:
         return self._moments[1]
 
+    @property
+    def median(self) -> Tensor:
+        """Of each number, where each is mapped by itself, by an increasing or decreasing map; else that of draws."""
+        base: Any = self.base_dist
+        if not all(_by_itself(transform) for transform in self.transforms):
+            with seeded(0):
+                return self.sample((DRAWS,)).median(0).values
+        at = base.mean
+        for transform in self.transforms:
+            at = transform(at)
+        return at
+
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         base: Any = self.base_dist

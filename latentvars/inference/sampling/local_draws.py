@@ -104,11 +104,11 @@ def with_locals(model: LatentModel, data: Any) -> LatentModel:
         return model
     places = []
     for name, site in sites.items():
-        _check(name, site)
+        check_place(name, site)
         places.append(Place.of(site))
     unknown = {place.name: torch.zeros(len(rows), place.size, dtype=dtype) for place in places}
     made = copy.deepcopy(model)
-    _attach(made, DrawnLocals(tuple(places), rows, unknown, {name: loc + 1 for name, loc in unknown.items()}))
+    attach(made, DrawnLocals(tuple(places), rows, unknown, {name: loc + 1 for name, loc in unknown.items()}))
     return made
 
 
@@ -122,13 +122,20 @@ def describe(model: LatentModel, draws: Mapping[str, Tensor]) -> None:
     """Let the guide of a model that :func:`with_locals` gave tell of draws ``[S, N, *shape]``."""
     before = drawn_locals(model)
     assert before is not None
-    _attach(model, DrawnLocals.of(before.places, before.rows, draws))
+    attach(model, DrawnLocals.of(before.places, before.rows, draws))
 
 
-def _attach(model: LatentModel, drawn: DrawnLocals) -> None:
+def attach(model: LatentModel, drawn: DrawnLocals) -> None:
+    """Give a model such a guide, in place.
+
+    Raises:
+        ModelError: it cannot be given attributes.
+    """
     put = setattr if isinstance(model, nn.Module) else object.__setattr__
     try:
         put(model, "guide", drawn.guide)
+        if getattr(model, "guide_marginals", None) is not None:  # of the guide that was there
+            put(model, "guide_marginals", None)
     except (AttributeError, TypeError) as error:
         raise ModelError(
             given=f"{type(model).__name__} cannot be given an attribute: {error}",
@@ -154,8 +161,9 @@ def joint(program: Program, rows: Rows, start: Mapping[str, Tensor]) -> Program:
             needed="rows that count once",
             remedy="repeat rows in the place of whole weights",
         )
-    run, names = _prior_run(program, rows, start, 0), program.roles.continuous
-    other = _prior_run(program, rows, program.prior_draw(1), 1)
+    batch = rows.batch(dtype=program.dtype)
+    run, names = _prior_run(program, batch, start, 0), program.roles.continuous
+    other = _prior_run(program, batch, program.prior_draw(1), 1)
     for name in names:
         _check_bounds(name, run[name].fn.support, other[name].fn.support)
     supports: dict[str, Any] = {name: run[name].fn.support for name in names}
@@ -164,20 +172,20 @@ def joint(program: Program, rows: Rows, start: Mapping[str, Tensor]) -> Program:
     return replace(program, roles=replace(program.roles, space=space, continuous=()))
 
 
-def prior_locals(program: Program, rows: Rows, values: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """One draw of the continuous locals from the model, given globals, ``[N, *shape]``."""
-    run = _prior_run(program, rows, values, seed)
+def prior_locals(program: Program, batch: Batch, values: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """One draw of the continuous locals from the model, given globals, ``[B, *shape]``."""
+    run = _prior_run(program, batch, values, seed)
     return {name: run[name].value for name in program.roles.continuous}
 
 
-def _prior_run(program: Program, rows: Rows, values: Mapping[str, Tensor], seed: int) -> Mapping[str, Site]:
-    batch = rows.batch(dtype=program.dtype)
+def _prior_run(program: Program, batch: Batch, values: Mapping[str, Tensor], seed: int) -> Mapping[str, Site]:
     model: Any = poutine.condition(poutine.uncondition(program.model.model), data=dict(values))
     with torch.no_grad(), seeded(seed), surroundings(program.dtype):
         return read(poutine.trace(model).get_trace(batch)).sites
 
 
-def _check(name: str, site: Site) -> None:
+def check_place(name: str, site: Site) -> None:
+    """Whether a local stands in the rows plate alone; SupportError where it does not."""
     if len(site.frames) > 1:
         raise SupportError(
             given=f"the continuous local {name!r} in a plate besides that of the rows",

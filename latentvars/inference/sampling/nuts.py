@@ -83,7 +83,8 @@ class NUTS(OneGo):
         if program.roles.continuous:
             given = [program.space.constrain(start)[0] for start in starts]
             whole = joint(program, rows, given[0])
-            drawn = [prior_locals(program, rows, one, derive(seed, 32, k)) for k, one in enumerate(given)]
+            batch = rows.batch(dtype=program.dtype)
+            drawn = [prior_locals(program, batch, one, derive(seed, 32, k)) for k, one in enumerate(given)]
             starts = [whole.space.unconstrain({**one, **own}) for one, own in zip(given, drawn, strict=True)]
         else:
             whole = program
@@ -131,7 +132,7 @@ def check_drawable(program: Program, rows: Rows, name: str = "NUTS") -> None:
         remedy = "integrate them out in the model, or fit it with lv.SVI()"
     elif weights:
         problem, remedy = f"network weights ({weights[0]}, ...)", "fit it with lv.SVI()"
-    elif not program.space.size:
+    elif not program.space.size and not roles.continuous:
         problem = "no continuous globals"
         remedy = "read its exact posterior: lv.from_point(model, data, {}).latent(); or fit it with lv.EM()"
     elif rows.streamed:
