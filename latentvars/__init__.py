@@ -55,7 +55,18 @@ from latentvars.starts import Hierarchical, KMeansPlusPlus, Memberships, PriorDr
 
 if TYPE_CHECKING:
     from latentvars import datasets, plots
-    from latentvars.embedding import Embedding, Provenance, Vectors
+    from latentvars.embedding import (
+        HNSW,
+        IVF,
+        Embedding,
+        Exact,
+        FlatFaiss,
+        Index,
+        Neighbours,
+        Provenance,
+        Vectors,
+        load_index,
+    )
     from latentvars.embedding.alignment import (
         Concordance,
         Drift,
@@ -82,6 +93,13 @@ LATER = {
     "datasets": ("latentvars.datasets", ""),
     "plots": ("latentvars.plots", ""),
     "Embedding": ("latentvars.embedding", "Embedding"),
+    "Exact": ("latentvars.embedding", "Exact"),
+    "FlatFaiss": ("latentvars.embedding", "FlatFaiss"),
+    "HNSW": ("latentvars.embedding", "HNSW"),
+    "IVF": ("latentvars.embedding", "IVF"),
+    "Index": ("latentvars.embedding", "Index"),
+    "Neighbours": ("latentvars.embedding", "Neighbours"),
+    "load_index": ("latentvars.embedding", "load_index"),
     "Provenance": ("latentvars.embedding", "Provenance"),
     "Vectors": ("latentvars.embedding", "Vectors"),
     "Bootstrap": ("latentvars.studies", "Bootstrap"),
@@ -114,6 +132,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EM",
+    "HNSW",
+    "IVF",
     "NUTS",
     "SVI",
     "Alignment",
@@ -132,12 +152,15 @@ __all__ = [
     "Distributed",
     "Drift",
     "Embedding",
+    "Exact",
     "Fit",
     "Fitter",
+    "FlatFaiss",
     "Flow",
     "FullRank",
     "GuideSteps",
     "Hierarchical",
+    "Index",
     "KMeansPlusPlus",
     "Keep",
     "Laplace",
@@ -147,6 +170,7 @@ __all__ = [
     "MeanField",
     "Memberships",
     "MonteCarloEM",
+    "Neighbours",
     "Never",
     "Occupied",
     "OnlineEM",
@@ -187,6 +211,7 @@ __all__ = [
     "leave_future_out",
     "likelihood_ratio",
     "load",
+    "load_index",
     "loo",
     "models",
     "occupied",

@@ -10,17 +10,25 @@ from latentvars.embedding.alignment import (
     drift,
     vector_alignment,
 )
+from latentvars.embedding.search import HNSW, IVF, Exact, FlatFaiss, Index, Neighbours, load_index
 from latentvars.embedding.vectors import Provenance, Vectors
 
 __all__ = [
+    "HNSW",
+    "IVF",
     "Concordance",
     "Drift",
     "Embedding",
+    "Exact",
+    "FlatFaiss",
+    "Index",
+    "Neighbours",
     "Provenance",
     "VectorAlignment",
     "Vectors",
     "align_vectors",
     "concordance",
     "drift",
+    "load_index",
     "vector_alignment",
 ]
