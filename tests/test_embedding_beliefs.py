@@ -226,3 +226,18 @@ def test_settings_survive_a_clone() -> None:
     fit = lv.fit(lv.models.GaussianMixture(2), IRIS, progress=False)
     twin = clone(lv.Embedding(fit, statistic="mode", steps="each"))
     assert twin.get_params()["statistic"] == "mode" and twin.get_params()["globals_draws"] is None
+
+
+def test_rows_are_searched() -> None:
+    fit = lv.fit(lv.models.GaussianMixture(3), IRIS, progress=False)
+    index = lv.Embedding(fit).index(IRIS, ids=[f"i{k}" for k in range(150)], metric="euclidean")
+    found = index.search(lv.Embedding(fit).vectors(IRIS[:2]), 5)
+    vectors = lv.Embedding(fit).transform(IRIS)
+    expected = np.argsort(((vectors[:2, None] - vectors[None]) ** 2).sum(-1), kind="stable")[:, :5]
+    assert np.allclose(
+        ((vectors[found.positions] - vectors[:2, None]) ** 2).sum(-1),
+        ((vectors[expected] - vectors[:2, None]) ** 2).sum(-1),
+    )
+    other = lv.fit(lv.models.GaussianMixture(3), IRIS[:140], progress=False)
+    with pytest.raises(DataError, match="one fit"):
+        index.search(lv.Embedding(other).vectors(IRIS[:2]), 5)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -22,6 +24,9 @@ from latentvars.errors import KindError, SettingError, ShapeError
 from latentvars.rows import Rows, Schema
 from latentvars.rows.layout import default_features
 from latentvars.threads import one_thread
+
+if TYPE_CHECKING:
+    from latentvars.embedding.search import Engine, Index
 
 STEPS = ("pooled", "each")
 COPIES = 4  # of the numbers of rows that are taken up: as read, hashed, sorted into blocks
@@ -126,7 +131,7 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
             ValueError: data unlike those that were fitted.
         """
         rows, parts = self._prepared(X)
-        pieces = list(self._pieces(rows, parts, return_std))
+        pieces = [piece for _, piece in self._pieces(rows, parts, return_std)]
         vectors = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
         names, container = self._names(parts), getattr(self, "_container", None)
         if not return_std:
@@ -144,12 +149,62 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
             return_std: whether to keep the posterior standard deviations.
         """
         rows, parts = self._prepared(X)
-        pieces = list(self._pieces(rows, parts, return_std))
+        pieces = [piece for _, piece in self._pieces(rows, parts, return_std)]
         values = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
-        values, deviations = np.split(values, 2, -1) if return_std else (values, None)
-        given = ids if ids is not None else names_of(rows, len(values))
+        given = names_of(rows, slice(None), self._each(rows)) if ids is None else ids
+        return self._made(values, given, parts, metadata or {}, return_std)
+
+    def vector_parts(self, X: Any, ids: Any = None, *, return_std: bool = False) -> Iterator[Vectors]:
+        """What :meth:`vectors` gives, of at most ``batch_rows`` rows at a time: for data that stay in files.
+
+        Args:
+            X: the data, N rows.
+            ids: ``[N]``, where there is one vector for each row; the names of the rows by default.
+            return_std: whether to keep the posterior standard deviations.
+        """
+        rows, parts = self._prepared(X)
+        for part, values in self._pieces(rows, parts, return_std):
+            given = names_of(rows, part, self._each(rows)) if ids is None else ids[part]
+            yield self._made(values, given, parts, {}, return_std)
+
+    def index(
+        self, X: Any, ids: Any = None, metadata: Any = None, *, metric: str = "cosine", engine: Engine | None = None
+    ) -> Index:
+        """The vectors of rows as something to search in.
+
+        Args:
+            X: the data, N rows.
+            ids: ``[N]``, of the vectors; the names of the rows by default.
+            metadata: name → ``[N]`` what searches may filter by.
+            metric: ``"cosine"``, ``"euclidean"`` or ``"inner"`` (product).
+            engine: how it is searched; :class:`latentvars.Exact` by default.
+        """
+        from latentvars.embedding.search import Exact, Index
+
+        return Index(self.vectors(X, ids, metadata), metric=metric, engine=engine or Exact())
+
+    def export(
+        self,
+        X: Any,
+        path: str | os.PathLike[str],
+        *,
+        ids: Any = None,
+        precision: str = "float32",
+        return_std: bool = False,
+        overwrite: bool = False,
+    ) -> Path:
+        """Embed rows part by part into a file; see :func:`latentvars.embedding.export.export`."""
+        from latentvars.embedding.export.streaming import export
+
+        return export(self, X, path, ids=ids, precision=precision, return_std=return_std, overwrite=overwrite)
+
+    def _each(self, rows: Rows) -> bool:
+        return self.steps == "each" and rows.lengths is not None
+
+    def _made(self, values: np.ndarray, ids: Any, parts: tuple[Channel, ...], metadata: Any, spread: bool) -> Vectors:
+        values, deviations = np.split(values, 2, -1) if spread else (values, None)
         where = self._taken.provenance(self._fitted(), parts)
-        return Vectors(values, given, self._names(parts), deviations, metadata or {}, where)
+        return Vectors(values, ids, self._names(parts), deviations, metadata, where)
 
     def transform_parts(self, X: Any) -> Iterator[np.ndarray]:
         """What :meth:`transform` gives, as arrays of some rows at a time, in their order: for data that stay in files.
@@ -161,7 +216,8 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
             Vectors of at most ``batch_rows`` rows, ``[B, W]``.
         """
         rows, parts = self._prepared(X)
-        yield from self._pieces(rows, parts, False)
+        for _, piece in self._pieces(rows, parts, False):
+            yield piece
 
     def _prepared(self, x: Any) -> tuple[Rows, tuple[Channel, ...]]:
         self._check_settings()
@@ -172,14 +228,15 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
     def _taken(self) -> Taken:
         return Taken(self.statistic, self.globals_draws, self.refine, self.steps == "each")
 
-    def _pieces(self, rows: Rows, parts: tuple[Channel, ...], spread: bool) -> Iterator[np.ndarray]:
-        """Vectors of some rows at a time, with their deviations behind them where these are wanted."""
+    def _pieces(self, rows: Rows, parts: tuple[Channel, ...], spread: bool) -> Iterator[tuple[slice, np.ndarray]]:
+        """Which rows, and their vectors, with the deviations behind them where these are wanted."""
         fitted, size = self._fitted(), self._at_once(rows, parts)
-        taken = replace(self._taken, each=self.steps == "each" and rows.lengths is not None)
+        taken = replace(self._taken, each=self._each(rows))
         for low in range(0, len(rows), size):
             rows.check_unchanged()
-            some = rows if size >= len(rows) and not rows.streamed else rows.subset(slice(low, low + size))
-            yield _embedded(fitted, some, parts, taken, spread)
+            part = slice(low, low + size)
+            some = rows if size >= len(rows) and not rows.streamed else rows.subset(part)
+            yield part, _embedded(fitted, some, parts, taken, spread)
 
     def _at_once(self, rows: Rows, parts: tuple[Channel, ...]) -> int:
         """Rows that are taken up at a time."""

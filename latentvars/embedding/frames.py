@@ -33,13 +33,14 @@ def framed(vectors: np.ndarray, names: Sequence[str], rows: Rows, given: Any, co
     return vectors
 
 
-def names_of(rows: Rows, size: int) -> list[str]:
-    """Names of rows, or ``row/step`` of steps, as text."""
-    if size == len(rows):
-        return [str(name) for name in rows.names]
+def names_of(rows: Rows, part: slice, each: bool) -> list[str]:
+    """Names of some rows, or ``row/step`` of each of their steps, as text."""
+    names = [str(name) for name in rows.names[part]]
+    if not each:
+        return names
     assert rows.lengths is not None
-    lengths = rows.lengths.tolist()
-    return [f"{name}/{step}" for name, length in zip(rows.names, lengths, strict=True) for step in range(length)]
+    lengths = rows.lengths[part].tolist()
+    return [f"{name}/{step}" for name, length in zip(names, lengths, strict=True) for step in range(length)]
 
 
 def _index(rows: Rows, given: Any, size: int) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -166,6 +168,12 @@ class Vectors:
             needed="a belief, which can be sampled",
             remedy="draw from the posterior: fit.latent(rows).sample(site, draws)",
         )
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write them into one file; see :func:`latentvars.embedding.export.save_vectors`."""
+        from latentvars.embedding.export.files import save_vectors
+
+        return save_vectors(self, path, overwrite=overwrite)
 
     def __str__(self) -> str:
         spread = "" if self.std is None else ", with standard deviations"

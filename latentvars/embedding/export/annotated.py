@@ -1,0 +1,71 @@
+"""Vectors as AnnData, the container of single-cell analysis: ``obsm["X_latent"]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from latentvars.embedding.export.format import KEY, Format, damaged, described, description, missing_library
+from latentvars.embedding.vectors import Vectors
+
+PLACE, SPREAD = "X_latent", "X_latent_std"
+
+
+@final
+class Annotated(Format):
+    """``obs_names`` are the ids, ``obs`` the metadata, ``uns["latentvars"]`` names and provenance."""
+
+    def write(self, vectors: Vectors, path: Path) -> None:
+        to_anndata(vectors).write_h5ad(path)
+
+    def read(self, path: Path) -> Vectors:
+        try:
+            found = library().read_h5ad(path)
+        except (OSError, ValueError, KeyError) as error:
+            raise damaged(path, str(error)) from error
+        if PLACE not in found.obsm:
+            raise damaged(path, f"there is no obsm[{PLACE!r}] among {list(found.obsm)}")
+        return from_anndata(found, path)
+
+
+def library() -> Any:
+    try:
+        import anndata
+    except ImportError as error:
+        raise missing_library("anndata", "anndata", ".h5ad") from error
+    return anndata
+
+
+def to_anndata(vectors: Vectors) -> Any:
+    """An AnnData without X."""
+    import pandas
+
+    columns = {name: _column(column) for name, column in vectors.metadata.items()}
+    obs = pandas.DataFrame(columns, index=pandas.Index(vectors.ids.tolist(), dtype=object))
+    places = {PLACE: np.array(vectors.values)}
+    places |= {} if vectors.std is None else {SPREAD: np.array(vectors.std)}
+    var = pandas.DataFrame(index=pandas.Index([], dtype=object))
+    about = {KEY: description(vectors.names, vectors.provenance)}
+    return library().AnnData(obs=obs, var=var, obsm=places, uns=about)
+
+
+def _column(column: np.ndarray) -> Any:
+    """Text as categories of Python's strings, which every release of anndata writes."""
+    import pandas
+
+    if column.dtype.kind != "U":
+        return column
+    kinds = pandas.Index(np.unique(column).astype(object), dtype=object)
+    return pandas.Categorical(column.astype(object), categories=kinds)
+
+
+def from_anndata(found: Any, path: Path = Path("AnnData")) -> Vectors:
+    """The vectors in ``obsm["X_latent"]``."""
+    values = np.asarray(found.obsm[PLACE])
+    text = found.uns.get(KEY)
+    names, provenance = described(None if text is None else str(text), path, values.shape[1])
+    std = np.asarray(found.obsm[SPREAD]) if SPREAD in found.obsm else None
+    metadata = {name: np.asarray(found.obs[name]) for name in found.obs}
+    return Vectors(values, list(map(str, found.obs_names)), names, std, metadata, provenance)

@@ -1,0 +1,66 @@
+"""What a file format of vectors has to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentvars.embedding.vectors import Provenance, Vectors
+from latentvars.errors import DataError, StorageError
+
+KEY = "latentvars"  # under which a description stands in a file
+
+
+class Format(ABC):
+    """Vectors as one file."""
+
+    @abstractmethod
+    def write(self, vectors: Vectors, path: Path) -> None:
+        """Write the vectors into a new file."""
+
+    @abstractmethod
+    def read(self, path: Path) -> Vectors:
+        """The vectors of a file; StorageError where it holds none."""
+
+
+def description(names: Any, provenance: Provenance) -> str:
+    """Names of coordinates and provenance as JSON."""
+    return json.dumps({"names": list(names), "provenance": dataclasses.asdict(provenance)})
+
+
+def described(text: str | None, path: Path, width: int) -> tuple[tuple[str, ...], Provenance]:
+    """The inverse of :func:`description`; for a file of other origin, plain names and the name of the file."""
+    if text is None:
+        return tuple(map(str, range(width))), Provenance(f"file {path.name}")
+    try:
+        found = json.loads(text)
+        return tuple(found["names"]), Provenance(**found["provenance"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(path, f"its description makes no sense: {error}") from error
+
+
+def damaged(path: Path, why: str) -> StorageError:
+    """An error about a file."""
+    return StorageError(f"{path} holds no vectors: {why}", "a file that vectors.save(path) wrote", "use another copy")
+
+
+def missing_library(name: str, extra: str, suffix: str) -> ImportError:
+    """An error about a library that is not installed."""
+    return ImportError(f"{suffix} files need {name}\n  do: pip install 'latentvars[{extra}]'")
+
+
+def check_metadata(metadata: Mapping[str, np.ndarray], taken: tuple[str, ...]) -> None:
+    """Whether the names of metadata are free."""
+    clash = [name for name in metadata if name in taken]
+    if clash:
+        raise DataError(
+            given=f"metadata called {clash[0]!r}",
+            needed=f"other names than {list(taken)}, which the file has itself",
+            remedy="rename it",
+        )

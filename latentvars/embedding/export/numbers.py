@@ -1,0 +1,99 @@
+"""Vectors as safetensors and as numpy archives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, final
+from zipfile import BadZipFile
+
+import numpy as np
+
+from latentvars.embedding.export.format import KEY, Format, damaged, described, description
+from latentvars.embedding.vectors import Vectors
+
+META = "metadata."
+
+
+@final
+class Safetensors(Format):
+    """Tensors ``values``, ``std`` and, as UTF-8 JSON, ``ids`` and ``metadata.<name>``; a description in the header."""
+
+    def write(self, vectors: Vectors, path: Path) -> None:
+        from safetensors.numpy import save_file
+
+        tensors = {"values": np.ascontiguousarray(vectors.values), "ids": _packed(vectors.ids)}
+        tensors |= {} if vectors.std is None else {"std": np.ascontiguousarray(vectors.std)}
+        tensors |= {META + name: _packed(column) for name, column in vectors.metadata.items()}
+        save_file(tensors, path, {KEY: description(vectors.names, vectors.provenance)})
+
+    def read(self, path: Path) -> Vectors:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                text = (file.metadata() or {}).get(KEY)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise damaged(path, str(error)) from error
+        if "values" not in tensors:
+            raise damaged(path, "there is no tensor 'values'")
+        values = tensors["values"]
+        names, provenance = described(text, path, values.shape[-1])
+        ids = _unpacked(tensors["ids"]) if "ids" in tensors else None
+        metadata = {k.removeprefix(META): _unpacked(v) for k, v in tensors.items() if k.startswith(META)}
+        return Vectors(values, ids, names, tensors.get("std"), metadata, provenance)
+
+
+@final
+class Numpy(Format):
+    """Arrays ``values``, ``ids``, ``std``, ``metadata.<name>`` and the description; nothing is pickled."""
+
+    def write(self, vectors: Vectors, path: Path) -> None:
+        text = np.array(description(vectors.names, vectors.provenance))
+        arrays: dict[str, Any] = {KEY: text, "values": vectors.values, "ids": vectors.ids}
+        arrays |= {} if vectors.std is None else {"std": vectors.std}
+        arrays |= {META + name: _plain(column) for name, column in vectors.metadata.items()}
+        with path.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    def read(self, path: Path) -> Vectors:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            raise damaged(path, str(error)) from error
+        if "values" not in found:
+            raise damaged(path, "there is no array 'values'")
+        text = str(found[KEY]) if KEY in found else None
+        names, provenance = described(text, path, found["values"].shape[-1])
+        metadata = {k.removeprefix(META): v for k, v in found.items() if k.startswith(META)}
+        return Vectors(found["values"], found.get("ids"), names, found.get("std"), metadata, provenance)
+
+
+@final
+class Plain(Format):
+    """The numbers alone, as ``numpy.save`` writes them: no ids, names, deviations or provenance."""
+
+    def write(self, vectors: Vectors, path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, vectors.values, allow_pickle=False)
+
+    def read(self, path: Path) -> Vectors:
+        try:
+            values = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise damaged(path, str(error)) from error
+        return Vectors(values, provenance=described(None, path, 0)[1])
+
+
+def _plain(column: np.ndarray) -> np.ndarray:
+    return column.astype(str) if column.dtype.kind == "O" else column
+
+
+def _packed(column: np.ndarray) -> np.ndarray:
+    return np.frombuffer(json.dumps(_plain(column).tolist()).encode(), dtype=np.uint8).copy()
+
+
+def _unpacked(packed: np.ndarray) -> np.ndarray:
+    return np.asarray(json.loads(packed.tobytes().decode()))
