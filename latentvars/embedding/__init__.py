@@ -10,6 +10,19 @@ from latentvars.embedding.alignment import (
     drift,
     vector_alignment,
 )
+from latentvars.embedding.downstream import (
+    Evaluation,
+    Outliers,
+    Propagated,
+    PropagatedPredictions,
+    Recommendations,
+    RetrievalScores,
+    evaluate_embedding,
+    outliers,
+    propagate,
+    recommend,
+    retrieval_scores,
+)
 from latentvars.embedding.search import HNSW, IVF, Exact, FlatFaiss, Index, Neighbours, load_index
 from latentvars.embedding.vectors import Provenance, Vectors
 
@@ -19,16 +32,27 @@ __all__ = [
     "Concordance",
     "Drift",
     "Embedding",
+    "Evaluation",
     "Exact",
     "FlatFaiss",
     "Index",
     "Neighbours",
+    "Outliers",
+    "Propagated",
+    "PropagatedPredictions",
     "Provenance",
+    "Recommendations",
+    "RetrievalScores",
     "VectorAlignment",
     "Vectors",
     "align_vectors",
     "concordance",
     "drift",
+    "evaluate_embedding",
     "load_index",
+    "outliers",
+    "propagate",
+    "recommend",
+    "retrieval_scores",
     "vector_alignment",
 ]

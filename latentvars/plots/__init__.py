@@ -3,6 +3,7 @@
 from latentvars.plots.calibration import calibration
 from latentvars.plots.components import components
 from latentvars.plots.emissions import emissions
+from latentvars.plots.evaluation import evaluation
 from latentvars.plots.forest import forest
 from latentvars.plots.latent import latent
 from latentvars.plots.loadings import loadings
@@ -22,6 +23,7 @@ __all__ = [
     "calibration",
     "components",
     "emissions",
+    "evaluation",
     "forest",
     "latent",
     "loadings",
