@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,31 @@ def test_continuous_locals_have_no_density_to_sample() -> None:
     rows, program = bind(Continuous(), {"y": SCHOOLS["y"]})
     with pytest.raises(SupportError, match="SVI"):
         Potential.of(program, rows.batch(dtype=program.dtype))
+
+
+def test_a_density_is_compiled_where_its_gradients_pay_for_it(monkeypatch: Any) -> None:
+    """By operations and draws alone, so that a run repeats: no clock, no look at what lies on the disk."""
+    module, asked = importlib.import_module("latentvars.capture.potential"), []
+
+    def refused(*given: Any) -> Any:
+        asked.append(given)
+        raise NoCompiler("no C++ compiler was found")
+
+    monkeypatch.setattr(module, "compiled", refused)
+    program, batch = schools()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Potential.of(program, batch, gradients=10_000).way is Way.GRAPH and not asked
+        assert Potential.of(program, batch, gradients=10_000_000).way is Way.GRAPH and len(asked) == 1
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
+        Potential.of(program, batch)
+    sampler = {"draws": 3, "tune": 3, "chains": 1, "max_tree_depth": 2}
+    for compile_, calls in ((None, 0), (False, 0), (True, 1)):
+        asked.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            lv.fit(Schools(), SCHOOLS, lv.NUTS(**sampler, compile=compile_), progress=False)
+        assert len(asked) == calls
 
 
 def test_compiled_code_is_kept_and_found_again(tmp_path: Path, monkeypatch: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from latentvars.capture.batches import flat, like
 from latentvars.capture.calling import from_cpp
@@ -21,6 +22,9 @@ from latentvars.errors import SupportError
 from latentvars.program import Program
 from latentvars.rows import Batch
 
+COMPILING = 30.0  # seconds that compiling takes
+OF_AN_OPERATION = 5e-6  # seconds that compiling saves of each operation of a small graph
+AT_A_TIME = 2  # chains
 AGREES = 1e-7  # relative difference from the model's own code at the start; exact to rounding where it is well scaled
 
 
@@ -51,7 +55,7 @@ class Potential:
     data: tuple[Tensor, ...] = field(repr=False)
 
     @staticmethod
-    def of(program: Program, batch: Batch, *, fastest: Way = Way.COMPILED) -> Potential:
+    def of(program: Program, batch: Batch, *, fastest: Way = Way.COMPILED, gradients: int | None = None) -> Potential:
         """The potential of a program on a batch of all rows.
 
         What cannot be recorded or compiled is computed in a slower way, and a warning says why.
@@ -60,6 +64,8 @@ class Potential:
             program: without continuous locals.
             batch: all rows.
             fastest: ``Way.COMPILED`` takes a minute the first time, ``Way.GRAPH`` a second, ``Way.MODEL`` nothing.
+            gradients: how many will be asked for: compiled only where these few save more time than it takes. By a rule
+                that looks at no clock and at no package on disk, so that a seed repeats. None: compiled anyway.
 
         Raises:
             SupportError: continuous locals, which only a guide integrates out.
@@ -71,7 +77,7 @@ class Potential:
                 remedy="make them globals, or fit the model with lv.SVI()",
             )
         plain = Potential(program.space.size, program.dtype, Way.MODEL, (), _by_model(program, batch), ())
-        found = plain if fastest is Way.MODEL else _faster(program, batch, plain, fastest)
+        found = plain if fastest is Way.MODEL else _faster(program, batch, plain, fastest, gradients)
         if found.reasons:
             warnings.warn(f"the density is computed by {found.way.value}: {'; '.join(found.reasons)}", stacklevel=2)
         return found
@@ -102,7 +108,7 @@ def _by_model(program: Program, batch: Batch) -> Callable[[Tensor], tuple[Tensor
     return potential
 
 
-def _faster(program: Program, batch: Batch, plain: Potential, fastest: Way) -> Potential:
+def _faster(program: Program, batch: Batch, plain: Potential, fastest: Way, gradients: int | None) -> Potential:
     """The potential as a graph, compiled where it can be."""
     if batch.observed is not None:
         return _slower(plain, "entries are missing")
@@ -118,13 +124,18 @@ def _faster(program: Program, batch: Batch, plain: Potential, fastest: Way) -> P
     found = Potential(plain.size, plain.dtype, Way.GRAPH, (), from_cpp(graph, start, *data), data)
     if not _agree(found, plain):
         return _slower(plain, "the recorded density is not the model's")
-    if fastest is not Way.COMPILED:
+    if fastest is not Way.COMPILED or (gradients is not None and not _pays(graph, gradients)):
         return found
     try:
         fast = Potential(plain.size, plain.dtype, Way.COMPILED, (), compiled(graph, start, *data), data)
     except NoCompiler as error:
-        return _slower(found, str(error))
+        return found if gradients is not None else _slower(found, str(error))
     return fast if _agree(fast, plain) else _slower(found, "the compiled density is not the model's")
+
+
+def _pays(graph: GraphModule, gradients: int) -> bool:
+    saved = gradients * len(graph.graph.nodes) * OF_AN_OPERATION / AT_A_TIME
+    return saved > COMPILING
 
 
 def _slower(potential: Potential, reason: str) -> Potential:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from latentvars.distributions.bijection import bijection
 from latentvars.errors import KindError, NumericalError, SupportError
 from latentvars.inference.amortised.pushed import Place
 from latentvars.inference.sampling.local_draws import MOST_COVARYING, DrawnLocals, attach, check_place, prior_locals
@@ -152,23 +150,12 @@ def _bound(
     for place in places:
         loc, triangle = normals[place.name]
         free = (loc + torch.einsum("bij,pj->pbi", triangle, noise[place.name])).flatten(0, 1)
-        locals_[place.name], own = _mapped(place, free)
+        locals_[place.name], own = place.mapped(free)
         jacobian = jacobian + own
         entropy = entropy + triangle.diagonal(dim1=1, dim2=2).log().sum(1)
     run = program.trace({**values, **locals_}, tiled)
     rows = run.contract(run.log_probs()) + jacobian
     return rows.reshape(-1, len(entropy)).mean(0) + entropy
-
-
-def _mapped(place: Place, free: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers ``[M, size]`` → values ``[M, *shape]`` and log |Jacobian| ``[M]``."""
-    if place.real:
-        return free.reshape(len(free), *place.shape), torch.zeros(())
-    transform: Any = bijection(place.support)
-    free = free.reshape(len(free), *place.free_shape)
-    value = transform(free)
-    log_abs = transform.log_abs_det_jacobian(free, value)
-    return value, log_abs.reshape(len(free), -1).sum(1)
 
 
 def _start(

@@ -89,6 +89,16 @@ class Place:
         inverse: Any = bijection(self.support).inv
         return inverse(value).reshape(*value.shape[: value.dim() - len(self.shape)], self.size)
 
+    def mapped(self, free: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers ``[M, size]`` → values ``[M, *shape]`` and log |Jacobian| ``[M]``, or ``[]`` where it is 0."""
+        if self.real:
+            return free.reshape(len(free), *self.shape), torch.zeros(())
+        transform: Any = bijection(self.support)
+        free = free.reshape(len(free), *self.free_shape)
+        value = transform(free)
+        log_abs = transform.log_abs_det_jacobian(free, value)
+        return value, log_abs.reshape(len(free), -1).sum(1)
+
 
 class Pushed(dist.TransformedDistribution):
     """A normal under a bijection. Moments are by quadrature where each number is mapped by itself, else by draws, the

@@ -22,6 +22,7 @@ from latentvars.program import Program, model_parameters
 from latentvars.randomness import derive, generator
 from latentvars.rows import Rows
 
+LEAPS = 16  # gradients of a draw, as a rule
 SPREAD = 0.1  # how far chains begin from their starts, on the unconstrained scale
 
 
@@ -40,8 +41,8 @@ class NUTS(OneGo):
         chains: independent chains; at least two are needed to see whether they agree.
         target_accept: mean acceptance that the step size is tuned to; larger values take smaller steps.
         max_tree_depth: a draw takes at most two to this power of steps.
-        compile: compile the density. That takes most of a minute once, is kept on disk, and makes a gradient of a small
-            model several times faster; it pays for long runs.
+        compile: compile the density. That takes up to a minute once, is kept on disk, and makes a gradient of a small
+            model several times faster. None: where it is expected to pay, as in long runs of models of many operations.
     """
 
     draws: int = 1_000
@@ -49,7 +50,7 @@ class NUTS(OneGo):
     chains: int = 4
     target_accept: float = 0.8
     max_tree_depth: int = 10
-    compile: bool = False
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("draws", "tune", "chains", "max_tree_depth"):
@@ -89,7 +90,10 @@ class NUTS(OneGo):
         else:
             whole = program
         potential = Potential.of(
-            whole, rows.batch(dtype=program.dtype), fastest=Way.COMPILED if self.compile else Way.GRAPH
+            whole,
+            rows.batch(dtype=program.dtype),
+            fastest=Way.GRAPH if self.compile is False else Way.COMPILED,
+            gradients=None if self.compile else LEAPS * self.chains * (self.draws + self.tune),
         )
         noise = generator(seed, 30)
         begins = [start + SPREAD * (2 * torch.rand(start.shape, generator=noise) - 1) for start in starts]
