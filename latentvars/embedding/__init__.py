@@ -23,12 +23,23 @@ from latentvars.embedding.downstream import (
     recommend,
     retrieval_scores,
 )
-from latentvars.embedding.search import HNSW, IVF, Exact, FlatFaiss, Index, Neighbours, load_index
+from latentvars.embedding.search import (
+    HNSW,
+    IVF,
+    BeliefIndex,
+    Exact,
+    FlatFaiss,
+    Index,
+    Neighbours,
+    UncertainNeighbours,
+    load_index,
+)
 from latentvars.embedding.vectors import Provenance, Vectors
 
 __all__ = [
     "HNSW",
     "IVF",
+    "BeliefIndex",
     "Concordance",
     "Drift",
     "Embedding",
@@ -43,6 +54,7 @@ __all__ = [
     "Provenance",
     "Recommendations",
     "RetrievalScores",
+    "UncertainNeighbours",
     "VectorAlignment",
     "Vectors",
     "align_vectors",

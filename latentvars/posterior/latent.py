@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -117,6 +117,20 @@ class LatentPosterior:
     def entropy(self, name: str | None = None) -> Tensor:
         """Entropy of each row's belief ``[N]``, nats."""
         return self._each(name, lambda part: part.entropy())
+
+    def distance(self, *rows: Any, **settings: Any) -> NoReturn:
+        """Beliefs have no distance of their own.
+
+        Raises:
+            KindError: always.
+        """
+        raise KindError(
+            given="a distance asked of a LatentPosterior, a belief for each row",
+            needed="an index of beliefs, which says what kind of distance is meant, or one fixed vector for each row",
+            remedy="compare beliefs by lv.BeliefIndex(latent), vectors by lv.Index(lv.Embedding(fit).vectors(rows))",
+        )
+
+    distances = nearest = index = distance
 
     def _name(self, name: str | None) -> str:
         if name is None and len(self.beliefs) == 1:
