@@ -93,8 +93,8 @@ def drift(old: Any, new: Any, *, neighbours: int = 10, draws: int = 499, most: i
 
     Both have to be of one space: vectors of one fit, or of a refit after :func:`latentvars.align_vectors`. The tests
     exchange old and new vectors; for ids that stand on both sides they do so within the pair, so that p-values hold
-    for the same rows embedded twice as well as for new data under an old fit. Zero is a p-value's lower end only in
-    theory: with 499 draws it is 0.002.
+    for the same rows embedded twice as well as for new data under an old fit. With pairs the tests see changes that
+    are far too small to matter, if they go one way for all rows: ``moved`` says whether they matter.
 
     Args:
         old, new: vectors ``[N, W]``, ``[N', W]``; arrays are matched by position.
