@@ -19,6 +19,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from user_models import FlatMixture
 
 import latentvars as lv
 from latentvars.embedding.downstream import Split
@@ -123,6 +124,22 @@ def test_fits_recipes_and_embeddings_are_candidates() -> None:
     np.testing.assert_array_equal(again.scores, found.scores)
     other = lv.evaluate_embedding({"fit": fit}, x, SPECIES, metrics=["knn", "probe"], seeds=2, seed=4, baselines=())
     assert not np.array_equal(other.scores[0], found.scores[0])
+
+
+def test_a_model_of_ones_own_is_evaluated_and_its_labels_are_carried_into_a_regression() -> None:
+    """Labels of a plain Pyro mixture, as those of the built-in one with the same density and start."""
+    own, built_in = FlatMixture(2, 4), lv.models.GaussianMixture(2, covariance="diag")
+    fit = lv.fit(built_in, IRIS.x, lv.EM(passes=40), progress=False)
+    own_fit = lv.fit(own, IRIS.x, lv.EM(passes=2), start=fit.point, progress=False)
+    found = lv.evaluate_embedding({"own": own_fit, "built in": fit}, IRIS.x, SPECIES > 0, seeds=2, baselines=())
+    assert found.mean[0, 0] == found.mean[1, 0] > 0.9
+
+    def means(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        size = z.sum(0)
+        return y @ z / size, np.diag(y.var() / size)
+
+    slopes = [np.sort(lv.propagate(one.latent(), means, IRIS.x[:, 2]).params) for one in (own_fit, fit)]
+    np.testing.assert_allclose(slopes[0], slopes[1], atol=0.02)
 
 
 def test_baselines_learn_in_each_split_and_gaps_are_filled() -> None:
