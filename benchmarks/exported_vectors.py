@@ -64,8 +64,9 @@ def simulate(file: Path, rows: int) -> None:
 
 def differing(fit, file: Path, path: Path, rows: int) -> int:
     """How many of 1,000 vectors in the file are not those of their rows embedded alone."""
-    import latentvars as lv
     from pyarrow import parquet
+
+    import latentvars as lv
 
     at = np.sort(np.random.default_rng(1).choice(rows, 1_000, replace=False))
     expected = lv.Embedding(fit).transform(np.load(file, mmap_mode="r")[at].astype(float))

@@ -7,16 +7,18 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from latentvars.errors import ModelError, SettingError, ShapeError
+from latentvars.errors import DataError, ModelError, SettingError, ShapeError
 from latentvars.models.columns import check_observed, feature_names
 from latentvars.models.initial import filled
 from latentvars.models.likelihoods import LIKELIHOODS, Likelihood, likelihood_from
 from latentvars.models.networks import MLP, Standardize
+from latentvars.models.teaching import check_teaching, coordinates, teach
 from latentvars.randomness import generator
 from latentvars.rows import Batch, Rows
 
@@ -186,6 +188,34 @@ class VAE:
         for layer in self.encoder.modules():
             if isinstance(layer, Standardize):
                 layer.start(x, weights)
+
+    def taught(self, rows: Any, latents: Any, *, spread: float = 0.03, steps: int = 1_500, seed: int = 0) -> VAE:
+        """A copy that starts from coordinates: its encoder puts each row there, its decoder gives the row back.
+
+        A folded sheet has many optima, and random weights rarely find the one that unfolds it. Coordinates of another
+        method (Isomap, PCA, known covariates) decide which is found; training by SVI goes on from there.
+
+        Args:
+            rows: N rows without missing entries.
+            latents: ``[N, latents]``; brought to mean 0 and deviation 1, as the prior expects.
+            spread: deviation, in those units, within which rows are not told apart at the start.
+            steps: of 256 rows each.
+            seed: of rows and noise.
+
+        Raises:
+            ShapeError: one coordinate too many or too few.
+            DataError: missing entries, or coordinates that tell no rows apart.
+        """
+        check_teaching(spread, steps)
+        prepared, made = self.prepare(Rows.of(rows)), deepcopy(self)
+        made.start_networks(prepared)
+        x = made._input(_column(prepared))
+        if bool(x.isnan().any()):
+            raise DataError("rows with missing entries", "complete rows to start from", "leave these rows out here.")
+        z = coordinates(torch.as_tensor(np.asarray(latents)).to(x.dtype), len(x), self.latents)
+        parts = (made.encoder, made.decoder, made.likelihood)
+        teach(made, [weight for part in parts for weight in part.parameters()], x, z, spread, steps, seed)
+        return made
 
     def config(self) -> dict[str, Any] | None:
         """What :meth:`from_config` rebuilds the model from, as JSON values, weights apart; None for custom modules."""
