@@ -61,9 +61,10 @@ def test_equal_scores_stand_in_the_order_of_the_items() -> None:
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     users, items = CHANCE.normal(size=(50, 4)), CHANCE.normal(size=(30, 4))
-    whole = lv.recommend(users, items, 5)
+    seen = CHANCE.random((50, 30)) < 0.5
+    whole = lv.recommend(users, items, 5, seen=seen)
     monkeypatch.setattr(recommendation, "NUMBERS", 100)
-    np.testing.assert_array_equal(lv.recommend(users, items, 5).positions, whole.positions)
+    np.testing.assert_array_equal(lv.recommend(users, items, 5, seen=seen).positions, whole.positions)
 
 
 def test_stored_zeros_are_not_seen_and_names_are_checked() -> None:
@@ -168,6 +169,8 @@ def test_scores_are_the_detectors_and_p_values_are_counts() -> None:
     away = rows - law.location_
     np.testing.assert_allclose(found.scores, np.einsum("ni,ij,nj->n", away, np.linalg.inv(law.covariance_), away))
     assert found.p_values.tolist() == [(1 + (law.mahalanobis(judge) >= s).sum()) / 31 for s in found.scores]
+    tied = lv.outliers(judge[:1], learn, "mahalanobis", calibration=judge[:1].repeat(9, 0))
+    assert tied.p_values.tolist() == [1.0]  # a row that all of the calibration equals is not unusual
     near = lv.outliers(rows, learn, neighbours=4, calibration=judge)
     distances = np.sort(np.linalg.norm(rows[:, None] - learn, axis=-1), 1)[:, :4].mean(1)
     np.testing.assert_allclose(near.scores, distances)
