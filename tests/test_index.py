@@ -341,7 +341,14 @@ def test_settings_and_filters_that_make_no_sense() -> None:
     with pytest.raises(SettingError, match="links"):
         lv.HNSW(links=1)
     with pytest.raises(SettingError, match="cells"):
-        lv.Index(X[:10], "euclidean", lv.IVF(cells=11))
+        lv.IVF(cells=0)
+
+
+def test_more_cells_than_rows_are_as_many_as_rows() -> None:
+    index = lv.Index(VECTORS.take(slice(0, 60)), "euclidean", lv.IVF(cells=50, probes=50))
+    few = index.remove(IDS[:45])
+    assert few.built.index.nlist == 15  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(few.search(X[:9], 15).ids, IDS[45:60][first(cdist(X[:9], X[45:60]), 15)])
 
 
 def test_zero_vectors_have_no_direction() -> None:

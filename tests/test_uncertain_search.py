@@ -168,6 +168,11 @@ def test_points_and_ties() -> None:
     found = points.probability_nearer("0", ["1", "1", "3", "1", "0", "1"], ["3", "2", "1", "1", "1", "0"])
     assert found.probability.tolist() == [1.0, 0.5, 0.0, 0.5, 1.0, 0.0] and (found.error == 0).all()
     assert "1.000 ± 0" in str(found)
+    wide = lv.BeliefIndex(full())  # a row is one variable, however wide: nothing is nearer to it than itself
+    itself = wide.probability_nearer(
+        ["row 2", "row 2", "row 2"], ["row 2", "row 4", "row 4"], ["row 4", "row 2", "row 5"]
+    )
+    assert itself.probability[:2].tolist() == [1.0, 0.0] and 0 < itself.probability[2] < 1
 
 
 def test_categories_in_all_combinations() -> None:
@@ -347,3 +352,53 @@ def test_what_does_not_belong_is_refused() -> None:
 def test_a_posterior_is_not_asked_for_a_distance(asked: str) -> None:
     with pytest.raises(KindError, match=r"lv\.BeliefIndex.*lv\.Index"):
         getattr(full(), asked)("row 1", "row 2")
+
+
+def factors(seed: int, k: int) -> tuple[Any, Any, np.ndarray]:
+    """Known globals, 70 % of the entries of queries missing: rows, queries, and who is truly among the k nearest."""
+    own = np.random.default_rng(seed)
+    loadings, scale, z = own.normal(size=(15, 2)), own.uniform(0.5, 1.5, 15), own.normal(size=(400, 2))
+    x = z @ loadings.T + scale * own.normal(size=(400, 15))
+    point = {"loc": torch.zeros(15).double(), "loadings": torch.as_tensor(loadings), "scale": torch.as_tensor(scale)}
+    fit = lv.from_point(lv.models.FactorAnalysis(2), x[:150], point)
+    gaps = np.where(own.random((250, 15)) < 0.7, np.nan, x[150:])
+    far = cdist(z[150:], z[:150])
+    return fit.latent(), fit.latent(gaps), far <= np.sort(far, 1)[:, k - 1 : k]
+
+
+def calibration_error(p: np.ndarray, truth: np.ndarray) -> float:
+    parts = np.array_split(np.argsort(p.ravel(), kind="stable"), 20)
+    return float(np.mean([abs(p.ravel()[part].mean() - truth.ravel()[part].mean()) for part in parts]))
+
+
+@pytest.mark.parametrize("k", [1, 8])
+def test_uncertain_neighbours_are_better_calibrated_than_plain_ones(k: int) -> None:
+    """With 70 % of the entries missing: all scores are better, and what is said comes true as often as it is said."""
+    gaps, wins = [], 0
+    for seed in range(3):
+        rows, queries, truth = factors(seed, k)
+        index = lv.BeliefIndex(rows)
+        said = index.probability_among_nearest(queries, k, draws=600, seed=seed)
+        means = cdist(queries.mean().numpy(), rows.mean().numpy())
+        plain = (means <= np.sort(means, 1)[:, k - 1 : k]).astype(float)
+        assert np.square(said - truth).mean() < 0.8 * np.square(plain - truth).mean()
+        assert calibration_error(said, truth) < 0.3 * calibration_error(plain, truth)
+        found = index.search(queries, k, draws=600, seed=seed)
+        right = np.take_along_axis(truth, found.positions, 1).mean(1)
+        gaps.append(right - found.confidence)
+        wins += right[found.confidence > np.median(found.confidence)].mean() > right.mean()
+        usual = np.take_along_axis(truth, np.argsort(means, 1)[:, :k], 1).mean(1)
+        assert right.mean() > usual.mean() - 2 * (right - usual).std() / np.sqrt(len(right))  # and no worse as a list
+    off = np.concatenate(gaps)
+    assert abs(off.mean()) < 4 * off.std() / np.sqrt(len(off))
+    assert wins == 3  # abstaining below a confidence keeps the better half
+
+
+def test_beliefs_that_are_too_narrow_are_found_out() -> None:
+    """The check above can fail: with half the spread the confidence is too high."""
+    rows, queries, truth = factors(0, 8)
+    law = queries.belief()
+    narrow = posterior(dist.MultivariateNormal(law.mean, law.covariance_matrix / 16), len(truth))
+    found = lv.BeliefIndex(rows).search(narrow, 8, draws=600)
+    off = np.take_along_axis(truth, found.positions, 1).mean(1) - found.confidence
+    assert off.mean() < -4 * off.std() / np.sqrt(len(off))

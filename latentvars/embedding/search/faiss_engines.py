@@ -121,7 +121,7 @@ class IVF(FaissEngine):
     """Rows in cells around centres of k-means, of which the nearest cells are searched (Jégou et al. 2011).
 
     Attributes:
-        cells: how many; None: √N.
+        cells: how many, where there are as many rows; None: √N.
         probes: cells that are searched: the recall grows with it, and the time. With all cells it is that of
             :class:`FlatFaiss`.
         seed: of k-means.
@@ -136,9 +136,7 @@ class IVF(FaissEngine):
 
     def _trained(self, rows: np.ndarray, metric: str) -> Any:
         library, width = faiss(), rows.shape[1]
-        cells = self.cells or max(1, round(len(rows) ** 0.5))
-        if cells > len(rows):
-            raise SettingError(f"cells={cells} for {len(rows)} rows", "at most as many cells as rows", "lower cells.")
+        cells = min(self.cells or max(1, round(len(rows) ** 0.5)), len(rows))
         measure = _measure(metric)
         index = library.IndexIVFFlat(library.IndexFlat(width, measure), width, cells, measure)
         index.cp.seed = derive(self.seed) % (1 << 31)
