@@ -16,10 +16,12 @@ from latentvars.plots.responsibilities import responsibilities
 from latentvars.plots.sampling import ranks, trace
 from latentvars.plots.scatter import scatter
 from latentvars.plots.states import states
+from latentvars.plots.strip import band, strip
 from latentvars.plots.sweep import sweep
 from latentvars.plots.transitions import transitions
 
 __all__ = [
+    "band",
     "calibration",
     "components",
     "emissions",
@@ -37,6 +39,7 @@ __all__ = [
     "restarts",
     "scatter",
     "states",
+    "strip",
     "sweep",
     "trace",
     "transitions",

@@ -1,0 +1,373 @@
+"""LatentSpace: where latents live, and what rows they decode to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NoReturn, get_args
+
+import torch
+from torch import Tensor, nn
+
+from latentvars.errors import KindError, SettingError, ShapeError
+from latentvars.inference import Fit
+from latentvars.latent_space.aggregate import Aggregate, aggregated, pooled
+from latentvars.latent_space.anomaly import Anomaly, Score, anomaly
+from latentvars.latent_space.checks import check_continuous, checked, features_of, means_of
+from latentvars.latent_space.decoding import Decoded
+from latentvars.latent_space.directions import Direction, Directions
+from latentvars.latent_space.fitted import FittedSource
+from latentvars.latent_space.generator import GeneratorSource, Noise
+from latentvars.latent_space.geodesic import geodesic
+from latentvars.latent_space.inversion import Inversion, inverted, search
+from latentvars.latent_space.measures import Measures
+from latentvars.latent_space.paths import LatentPath, check_steps, circle, line, travelled
+from latentvars.latent_space.sampling import check_draws, within
+from latentvars.randomness import derive
+
+Way = Literal["line", "circle", "geodesic"]
+OPEN_DRAWS = 64  # of continuous locals that a point leaves open
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class LatentSpace:
+    """The space of one latent of a fit: sampled, decoded, walked through and inverted; never a matter of distances.
+
+    Args:
+        fit: of a model with locals: any continuous or discrete one, a sample site or one that is summed out.
+        site: the local; None where there is one.
+
+    Attributes:
+        source: what decodes the latent.
+
+    Raises:
+        KindError: a model without locals.
+        NameUnknownError: several locals and no name, or another name.
+        SupportError: a local in a further plate.
+    """
+
+    source: FittedSource | GeneratorSource = field(repr=False)
+
+    def __init__(self, fit: Fit, site: str | None = None) -> None:
+        if not isinstance(fit, Fit):
+            raise KindError(
+                given=f"the latent space of a {type(fit).__name__}",
+                needed="a fit",
+                remedy="write lv.LatentSpace(lv.fit(model, data, ...)), or lv.LatentSpace.of_generator(module, prior)",
+            )
+        object.__setattr__(self, "source", FittedSource.of(fit, site))
+
+    @staticmethod
+    def of_generator(
+        module: nn.Module, prior: Any, *, noise: Noise = None, site: str = "z", observed: str = "x"
+    ) -> LatentSpace:
+        """The space of z of a frozen generator, such as a GAN's: z ~ prior, x ~ noise(module(z)).
+
+        Args:
+            module: ``[M, *shape]`` → ``[M, ...]``; a copy is taken, which nothing trains.
+            prior: distribution of one z.
+            noise: standard deviation of x about module(z), a number or a tensor; or a function from module(z) to the
+                law of x. None: x is module(z); then nothing can be inverted.
+            site: name of the latent.
+            observed: name of x.
+
+        Raises:
+            KindError: no module, no prior, or a discrete one.
+            SettingError: noise that is not positive.
+            ModelError: a module that does not take draws of the prior.
+        """
+        space = object.__new__(LatentSpace)
+        object.__setattr__(space, "source", GeneratorSource.of(module, prior, noise, site, observed))
+        return space
+
+    @property
+    def site(self) -> str:
+        return self.source.site
+
+    @property
+    def discrete(self) -> bool:
+        return self.source.discrete
+
+    def __repr__(self) -> str:
+        kind = "discrete" if self.discrete else f"continuous {list(self.source.shape)}"
+        of = type(self.source.fit.model if isinstance(self.source, FittedSource) else self.source.module).__name__
+        return f"LatentSpace of {self.site!r} ({kind}) of {of}"
+
+    def sample(
+        self,
+        draws: int,
+        *,
+        data: Any = None,
+        region: Callable[[Tensor], Tensor] | None = None,
+        seed: int = 0,
+        tries: int = 1_000,
+    ) -> Tensor:
+        """Draws of the prior ``[draws, *shape]``, or of the posteriors of rows, within a region by rejection.
+
+        Args:
+            draws: S.
+            data: rows of whose posteriors, all alike, draws are taken; None: draws of the prior.
+            region: z ``[M, *shape]`` → bool ``[M]``, where draws may lie.
+            seed: of the draws.
+            tries: most batches of draws before the region is given up.
+
+        Raises:
+            SettingError: fewer than one draw, or a region that has hardly any mass.
+            KindError: rows of a generator.
+        """
+        check_draws(draws)
+        if data is None:
+            return within(self.source.draw, draws, region, seed, tries)
+        belief = self._fitted("posteriors of rows").fit.latent(data)
+        return within(partial(pooled, belief, self.site), draws, region, seed, tries)
+
+    def aggregate(self, data: Any = None, components: int = 10, *, seed: int = 0) -> Aggregate:
+        """Where the latents of the rows lie: a mixture of normals fitted to draws of their posteriors.
+
+        Args:
+            data: rows; those of the fit by default.
+            components: of the mixture.
+            seed: of draws and starts.
+
+        Raises:
+            KindError: a generator.
+        """
+        return aggregated(self._fitted("the aggregate posterior"), data, components, seed)
+
+    def decode(self, z: Any, *, given: Any = None, draws: int | None = None, seed: int = 0) -> Decoded:
+        """p(x | z) of values of the latent.
+
+        Args:
+            z: ``[M, *shape]``, or one value; categories as whole numbers, paths of states ``[M, T]``.
+            given: of a model that reads covariates: rows that have them, one, or one for each value.
+            draws: of the globals to average over; None: at the point.
+            seed: of draws of the globals, and of other continuous locals.
+
+        Raises:
+            ShapeError: values of another shape.
+            DataError: values outside the support.
+            KindError: ``draws`` of globals that are a point, or of a generator.
+            SupportError: covariates that nothing was given for.
+        """
+        source = self.source
+        z = checked(z, source)
+        sources: list[Any] = [source]
+        if draws is not None:
+            check_draws(draws)
+            if isinstance(source, GeneratorSource):
+                raise KindError("draws of the globals of a generator, which has none", "a fit", "leave draws out")
+            sources = source.at(draws, seed)
+        rounds = max(1, OPEN_DRAWS // len(sources)) if source.open else 1
+        laws: dict[str, list[Any]] = {}
+        with torch.no_grad():
+            for number, one in enumerate(sources * rounds):
+                for name, law in one.laws(z, given, derive(seed, 52, number)).items():
+                    laws.setdefault(name, []).append(law)
+        return Decoded(laws, seed)
+
+    def interpolate(
+        self, start: Any, end: Any, steps: int = 9, *, by: Way = "line", given: Any = None, spread: bool = True
+    ) -> LatentPath:
+        """The way from one value to another.
+
+        Args:
+            start: one value of a continuous latent.
+            end: another.
+            steps: number of points, the ends included.
+            by: ``"line"``; ``"circle"``: the great circle; ``"geodesic"``: the way that is shortest as decoded. On the
+                real numbers of a latent with bounds.
+            given: as for :meth:`decode`.
+            spread: whether moves of standard deviations count beside those of means.
+
+        Raises:
+            KindError: a discrete latent.
+            SettingError: fewer than two points, or another way.
+        """
+        check_steps(steps)
+        check_continuous(self.source, f"interpolation by {by}")
+        if by not in get_args(Way):
+            raise SettingError(f"by={by!r}", '"line", "circle" or "geodesic"', "correct it")
+        ends = self.source.free(torch.stack([self._one(start), self._one(end)])).to(torch.float64)
+        if by == "geodesic":
+            points = geodesic(features_of(self.source, given, spread), ends[0], ends[1], steps)
+        else:
+            points = (line if by == "line" else circle)(ends[0], ends[1], steps)
+        return self._path(points, by, given, spread)
+
+    def traverse(
+        self,
+        dimension: int,
+        at: Any = None,
+        *,
+        values: Any = None,
+        steps: int = 9,
+        extent: float = 2.5,
+        given: Any = None,
+    ) -> LatentPath:
+        """One number of the latent moved, the others left where they are.
+
+        Args:
+            dimension: which of the numbers of a value.
+            at: the value to start from; None: the mean of 1,000 draws of the prior.
+            values: of the number, in order; None: ``steps`` of them from −``extent`` to ``extent``.
+            steps: number of points.
+            extent: where they end.
+            given: as for :meth:`decode`.
+
+        Raises:
+            KindError: a discrete latent.
+            ShapeError: a dimension that does not exist.
+        """
+        check_steps(steps)
+        check_continuous(self.source, "a traversal")
+        here = self.source.draw(1_000, 0) if at is None else self._one(at)[None]
+        free = self.source.free(here).mean(0, keepdim=True).to(torch.float64)
+        if not -free.shape[1] <= dimension < free.shape[1]:
+            raise ShapeError(f"dimension={dimension}", f"one of {free.shape[1]} numbers", "count from 0")
+        if values is None:
+            values = torch.linspace(-extent, extent, steps)
+        places = torch.as_tensor(values, dtype=torch.float64)
+        points = free.repeat(len(places), 1)
+        points[:, dimension] = places
+        return self._path(points, "traversal", given, True)
+
+    def walk(
+        self, direction: Direction, at: Any = None, *, amounts: Any = (-2, -1, 0, 1, 2), given: Any = None
+    ) -> LatentPath:
+        """The points at, plus amounts of a direction.
+
+        Args:
+            direction: one of :attr:`directions`.
+            at: where it begins; None: at the direction's own origin.
+            amounts: ``[S]``, two or more, in order.
+            given: as for :meth:`decode`.
+        """
+        check_continuous(self.source, "a walk")
+        start = direction.origin if at is None else self.source.free(self._one(at)[None])[0]
+        share = torch.as_tensor(amounts, dtype=torch.float64)
+        check_steps(len(share))
+        points = start.to(torch.float64) + share[:, None] * direction.vector.to(torch.float64)
+        return self._path(points, "walk", given, True)
+
+    def arithmetic(self, plus: Any, minus: Any = None) -> Tensor:
+        """Σ plus − Σ minus on the real numbers of the latent, one value ``[*shape]``: "a − b + c".
+
+        Args:
+            plus: values ``[P, *shape]``, as rows of :meth:`locate`.
+            minus: values ``[Q, *shape]``.
+        """
+        check_continuous(self.source, "arithmetic")
+        total = self.source.free(checked(plus, self.source)).sum(0)
+        if minus is not None:
+            total = total - self.source.free(checked(minus, self.source)).sum(0)
+        return self.source.value(total[None])[0]
+
+    @property
+    def directions(self) -> Directions:
+        """Directions of attributes, of most variation and of most change; see :meth:`walk`."""
+        return Directions(self.source)
+
+    @property
+    def measures(self) -> Measures:
+        """Active units, disentanglement, smoothness."""
+        return Measures(self.source)
+
+    def locate(self, data: Any = None) -> Tensor:
+        """Posterior means of the latents of rows ``[N, *shape]``: points to start from.
+
+        Raises:
+            KindError: a generator, or a discrete latent.
+        """
+        return means_of(self.source, data)
+
+    def invert(
+        self,
+        data: Any = None,
+        *,
+        draws: int = 1_000,
+        restarts: int = 16,
+        modes: int = 8,
+        seed: int = 0,
+    ) -> Inversion:
+        """The posterior of the latent of rows, through the decoder: its modes, their masses, and draws.
+
+        Every restart, from the prior and from the guide, climbs to a mode. A mixture of heavy-tailed laws at the modes
+        proposes draws, which are weighed by importance. All continuous locals of a row are searched together.
+
+        Args:
+            data: N rows; of a fit those of the fit by default.
+            draws: S.
+            restarts: of each row.
+            modes: most of them that are kept.
+            seed: of starts and draws.
+
+        Raises:
+            KindError: a discrete latent, or a generator without noise.
+            SupportError: a local that is integrated out in closed form.
+            NumericalError: a row without a density.
+        """
+        check_continuous(self.source, "inversion by search")
+        target = self.source.target(data)
+        return inverted(target, search(target, restarts, modes, seed), draws, seed)
+
+    def anomaly(
+        self,
+        data: Any,
+        *,
+        reference: Any = None,
+        scores: Sequence[Score] = ("likelihood", "typicality"),
+        draws: int = 100,
+        search: bool = False,
+        seed: int = 0,
+    ) -> Anomaly:
+        """How strange rows are, with p-values that are ranks among reference rows.
+
+        log p(x) is exact where locals are summed or integrated out; else by importance sampling from the guide, or from
+        the modes of each row's posterior, which takes longer and is nearer to the truth (see ``k_hat``).
+
+        Args:
+            data: N rows.
+            reference: rows like those that are not strange; none of which the model should have learnt from, or
+                p-values of new rows are too small. None: the rows of the fit.
+            scores: some of ``"likelihood"``, ``"typicality"`` and ``"predictive"``.
+            draws: of importance sampling, and of the predictive score.
+            search: whether the modes of each row are searched for.
+            seed: of the draws.
+
+        Raises:
+            SettingError: an unknown score, or fewer than two draws.
+            MissingDataError: the predictive score of rows with gaps.
+            KindError: a generator without reference rows, or without noise.
+        """
+        return anomaly(self.source, data, reference, scores, draws, search, seed)
+
+    def distance(self, first: Any = None, second: Any = None) -> NoReturn:
+        """A latent space has none.
+
+        Raises:
+            KindError: always.
+        """
+        raise KindError(
+            given="a distance asked of a latent space, whose rows are beliefs",
+            needed="fixed vectors, which are compared by distance",
+            remedy="write lv.Embedding(fit).transform(rows); how far one has to walk as decoded is "
+            'space.interpolate(a, b, by="geodesic").length',
+        )
+
+    def _fitted(self, what: str) -> FittedSource:
+        if isinstance(self.source, GeneratorSource):
+            raise KindError(f"{what} of a generator", "a fit", "invert the rows: space.invert(x)")
+        return self.source
+
+    def _one(self, z: Any) -> Tensor:
+        found = checked(z, self.source)
+        if len(found) != 1:
+            raise ShapeError(f"{len(found)} values", "one value", "pass a single one")
+        return found[0]
+
+    def _path(self, points: Tensor, kind: str, given: Any, spread: bool) -> LatentPath:
+        z = self.source.value(points.to(self.source.dtype))
+        with torch.no_grad():
+            lengths, energy = travelled(features_of(self.source, given, spread)(points))
+        return LatentPath(z, self.decode(z, given=given), kind, lengths, energy)
