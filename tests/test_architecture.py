@@ -25,7 +25,8 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("posterior",),
     ("models", "inference"),
     ("studies", "loading"),
-    ("latent_space", "embedding"),
+    ("latent_space",),
+    ("embedding",),  # whose inverse decodes
     ("plots",),
     ("report",),
     ("datasets",),

@@ -241,3 +241,24 @@ def test_rows_are_searched() -> None:
     other = lv.fit(lv.models.GaussianMixture(3), IRIS[:140], progress=False)
     with pytest.raises(DataError, match="one fit"):
         index.search(lv.Embedding(other).vectors(IRIS[:2]), 5)
+
+
+def test_vectors_are_decoded() -> None:
+    means, _, _ = exact(SCALED)
+    back = lv.Embedding(untrained()).inverse_transform(means)
+    assert np.allclose(back, means @ POINT["W"].T)
+    mixture = lv.fit(lv.models.GaussianMixture(3), IRIS, progress=False)
+    probabilities = lv.Embedding(mixture).vectors(IRIS)
+    assert np.allclose(
+        lv.Embedding(mixture).inverse_transform(probabilities), probabilities.values @ mixture.point["loc"].numpy()
+    )
+    chain = lv.fit(lv.models.HiddenMarkov(2, lv.emissions.Gaussian(4)), [IRIS[:60], IRIS[60:]], progress=False)
+    for steps, size in (("each", 150), ("pooled", 2)):
+        embedding = lv.Embedding(chain, steps=steps)
+        vectors = embedding.transform([IRIS[:60], IRIS[60:]])
+        assert len(vectors) == size
+        assert np.allclose(embedding.inverse_transform(vectors), vectors @ chain.point["loc"].numpy())
+    with pytest.raises(ShapeError, match=r"\[M, 3\]"):
+        lv.Embedding(mixture).inverse_transform(np.zeros((2, 4)))
+    with pytest.raises(KindError, match="a belief"):
+        lv.Embedding(mixture).inverse_transform(mixture.latent())

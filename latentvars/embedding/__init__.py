@@ -23,6 +23,7 @@ from latentvars.embedding.downstream import (
     recommend,
     retrieval_scores,
 )
+from latentvars.embedding.export import load_vectors
 from latentvars.embedding.search import (
     HNSW,
     IVF,
@@ -34,6 +35,8 @@ from latentvars.embedding.search import (
     UncertainNeighbours,
     load_index,
 )
+from latentvars.embedding.sources import vectors_of
+from latentvars.embedding.texts import TextEmbedding
 from latentvars.embedding.vectors import Provenance, Vectors
 
 __all__ = [
@@ -54,6 +57,7 @@ __all__ = [
     "Provenance",
     "Recommendations",
     "RetrievalScores",
+    "TextEmbedding",
     "UncertainNeighbours",
     "VectorAlignment",
     "Vectors",
@@ -62,9 +66,11 @@ __all__ = [
     "drift",
     "evaluate_embedding",
     "load_index",
+    "load_vectors",
     "outliers",
     "propagate",
     "recommend",
     "retrieval_scores",
     "vector_alignment",
+    "vectors_of",
 ]

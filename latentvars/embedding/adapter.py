@@ -19,7 +19,7 @@ from latentvars.embedding.channels import Channel, Fitted, channels, checked, is
 from latentvars.embedding.frames import framed, names_of
 from latentvars.embedding.reading import is_table, table_to_rows
 from latentvars.embedding.taking import Taken
-from latentvars.embedding.vectors import Vectors
+from latentvars.embedding.vectors import Vectors, as_vectors
 from latentvars.errors import KindError, SettingError, ShapeError
 from latentvars.rows import Rows, Schema
 from latentvars.rows.layout import default_features
@@ -138,6 +138,30 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
             return framed(vectors, names, rows, X, container)
         values, deviations = np.split(vectors, 2, -1)
         return framed(values, names, rows, X, container), framed(deviations, names, rows, X, container)
+
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """The rows that vectors stand for: E[x | z], at the point of the globals.
+
+        Of probabilities of components or states it is the average over these; of the mean over steps, the mean row.
+
+        Args:
+            X: vectors ``[M, W]`` as :meth:`transform` gives them, or :class:`latentvars.Vectors`.
+
+        Returns:
+            ``[M, ...]``, what the model observes.
+
+        Raises:
+            NotFittedError: nothing is known of the data yet.
+            KindError: vectors of several locals, or a model with several observed sites.
+            ShapeError: vectors of another width.
+        """
+        from latentvars.embedding.decoding import decoded
+
+        fitted = self._fitted()
+        if not hasattr(self, "channels_") and getattr(fitted, "rows", None) is None:
+            raise NotFittedError("the widths of the sites are not known yet. needed: data. do: call fit(X) first.")
+        parts = self._channels(getattr(fitted, "rows", None))
+        return decoded(fitted, parts, as_vectors(X).values)
 
     def vectors(self, X: Any, ids: Any = None, metadata: Any = None, *, return_std: bool = False) -> Vectors:
         """The vectors of :meth:`transform` with their ids and where they come from: what is searched and stored.
