@@ -23,7 +23,6 @@ from latentvars.embedding.downstream import (
     recommend,
     retrieval_scores,
 )
-from latentvars.embedding.export import load_vectors
 from latentvars.embedding.search import (
     HNSW,
     IVF,
@@ -37,7 +36,7 @@ from latentvars.embedding.search import (
 )
 from latentvars.embedding.sources import vectors_of
 from latentvars.embedding.texts import TextEmbedding
-from latentvars.embedding.vectors import Provenance, Vectors
+from latentvars.embedding.vectors import Provenance, Vectors, load_vectors
 
 __all__ = [
     "HNSW",

@@ -54,7 +54,7 @@ def vectors_of(
             raise NameUnknownError(
                 f"AnnData with obsm {list(source.obsm)}", f"obsm[{PLACE!r}]", "put the vectors there"
             )
-        return from_anndata(source)
+        return Vectors.of(from_anndata(source))
     return as_vectors(source)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
+from latentvars.embedding.export import files
+from latentvars.embedding.export.format import Stored
 from latentvars.errors import DataError, KindError, NameUnknownError, ShapeError
 
 
@@ -170,14 +172,44 @@ class Vectors:
         )
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write them into one file; see :func:`latentvars.embedding.export.save_vectors`."""
-        from latentvars.embedding.export.files import save_vectors
+        """Write them into one file, whole or not at all; :func:`latentvars.load_vectors` reads it.
 
-        return save_vectors(self, path, overwrite=overwrite)
+        Args:
+            path: its suffix says how: ``.parquet``, ``.safetensors``, ``.npz`` and ``.h5ad`` keep everything; ``.vec``
+                and ``.txt`` (word2vec's text) ids and numbers, ``.npy`` the numbers alone.
+            overwrite: replace a file that stands there.
+
+        Raises:
+            StorageError: something is in the way, or the folder is missing.
+            SettingError: another suffix.
+            ImportError: a format whose library is not installed.
+        """
+        return files.write(self.stored, path, overwrite=overwrite)
+
+    @property
+    def stored(self) -> Stored:
+        """The parts that are written."""
+        return Stored(self.values, self.ids, self.names, self.std, self.metadata, asdict(self.provenance))
+
+    @staticmethod
+    def of(stored: Stored) -> Vectors:
+        """Vectors of what a file holds."""
+        where = Provenance(**stored.provenance)
+        return Vectors(stored.values, stored.ids, stored.names, stored.std, stored.metadata, where)
 
     def __str__(self) -> str:
         spread = "" if self.std is None else ", with standard deviations"
         return f"{len(self)} vectors of {self.width} coordinates{spread}: {self.provenance}"
+
+
+def load_vectors(path: str | os.PathLike[str]) -> Vectors:
+    """Vectors of a file, by its suffix; those of other origin too, with positions as ids where it has none.
+
+    Raises:
+        StorageError: there is no such file, or it holds no vectors.
+        SettingError: an unknown suffix.
+    """
+    return Vectors.of(files.read(path))
 
 
 def as_vectors(given: Any) -> Vectors:

@@ -7,8 +7,7 @@ from typing import Any, final
 
 import numpy as np
 
-from latentvars.embedding.export.format import KEY, Format, damaged, described, description, missing_library
-from latentvars.embedding.vectors import Vectors
+from latentvars.embedding.export.format import KEY, Format, Stored, damaged, described, description, missing_library
 
 PLACE, SPREAD = "X_latent", "X_latent_std"
 
@@ -17,10 +16,10 @@ PLACE, SPREAD = "X_latent", "X_latent_std"
 class Annotated(Format):
     """``obs_names`` are the ids, ``obs`` the metadata, ``uns["latentvars"]`` names and provenance."""
 
-    def write(self, vectors: Vectors, path: Path) -> None:
+    def write(self, vectors: Stored, path: Path) -> None:
         to_anndata(vectors).write_h5ad(path)
 
-    def read(self, path: Path) -> Vectors:
+    def read(self, path: Path) -> Stored:
         try:
             found = library().read_h5ad(path)
         except (OSError, ValueError, KeyError) as error:
@@ -38,7 +37,7 @@ def library() -> Any:
     return anndata
 
 
-def to_anndata(vectors: Vectors) -> Any:
+def to_anndata(vectors: Stored) -> Any:
     """An AnnData without X."""
     import pandas
 
@@ -47,7 +46,7 @@ def to_anndata(vectors: Vectors) -> Any:
     places = {PLACE: np.array(vectors.values)}
     places |= {} if vectors.std is None else {SPREAD: np.array(vectors.std)}
     var = pandas.DataFrame(index=pandas.Index([], dtype=object))
-    about = {KEY: description(vectors.names, vectors.provenance)}
+    about = {KEY: description(vectors)}
     return library().AnnData(obs=obs, var=var, obsm=places, uns=about)
 
 
@@ -61,11 +60,11 @@ def _column(column: np.ndarray) -> Any:
     return pandas.Categorical(column.astype(object), categories=kinds)
 
 
-def from_anndata(found: Any, path: Path = Path("AnnData")) -> Vectors:
+def from_anndata(found: Any, path: Path = Path("AnnData")) -> Stored:
     """The vectors in ``obsm["X_latent"]``."""
     values = np.asarray(found.obsm[PLACE])
     text = found.uns.get(KEY)
-    names, provenance = described(None if text is None else str(text), path, values.shape[1])
+    names, provenance = described(None if text is None else str(text), path)
     std = np.asarray(found.obsm[SPREAD]) if SPREAD in found.obsm else None
     metadata = {name: np.asarray(found.obs[name]) for name in found.obs}
-    return Vectors(values, list(map(str, found.obs_names)), names, std, metadata, provenance)
+    return Stored(values, list(map(str, found.obs_names)), names, std, metadata, provenance)

@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from latentvars.embedding.export.annotated import Annotated
-from latentvars.embedding.export.format import Format
+from latentvars.embedding.export.format import Format, Stored
 from latentvars.embedding.export.numbers import Numpy, Plain, Safetensors
 from latentvars.embedding.export.parquet import ParquetFile
 from latentvars.embedding.export.word2vec import Word2Vec
-from latentvars.embedding.vectors import Vectors
 from latentvars.errors import SettingError, StorageError
 
 FORMATS: dict[str, Format] = {
@@ -27,7 +26,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def save_vectors(vectors: Vectors, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+def write(vectors: Stored, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write vectors into one file, whole or not at all.
 
     Args:
@@ -48,8 +47,8 @@ def save_vectors(vectors: Vectors, path: str | os.PathLike[str], *, overwrite: b
     return target
 
 
-def load_vectors(path: str | os.PathLike[str]) -> Vectors:
-    """Vectors of a file, by its suffix; those of other origin too, with positions as ids where it has none.
+def read(path: str | os.PathLike[str]) -> Stored:
+    """What a file holds, by its suffix.
 
     Raises:
         StorageError: there is no such file, or it holds no vectors.

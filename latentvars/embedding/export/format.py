@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from latentvars.embedding.vectors import Provenance, Vectors
 from latentvars.errors import DataError, StorageError
 
 KEY = "latentvars"  # under which a description stands in a file
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a file holds: the parts of :class:`latentvars.Vectors`.
+
+    Attributes:
+        values: ``[N, W]``.
+        ids: ``[N]`` text; None where the file has none.
+        names: of the coordinates, W; () where the file has none.
+        std: ``[N, W]`` or None.
+        metadata: name → ``[N]``.
+        provenance: as a mapping of text.
+    """
+
+    values: np.ndarray
+    ids: Any = None
+    names: Sequence[str] = ()
+    std: np.ndarray | None = None
+    metadata: Mapping[str, np.ndarray] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
 
 class Format(ABC):
     """Vectors as one file."""
 
     @abstractmethod
-    def write(self, vectors: Vectors, path: Path) -> None:
+    def write(self, vectors: Stored, path: Path) -> None:
         """Write the vectors into a new file."""
 
     @abstractmethod
-    def read(self, path: Path) -> Vectors:
+    def read(self, path: Path) -> Stored:
         """The vectors of a file; StorageError where it holds none."""
 
 
-def description(names: Any, provenance: Provenance) -> str:
+def description(vectors: Stored) -> str:
     """Names of coordinates and provenance as JSON."""
-    return json.dumps({"names": list(names), "provenance": dataclasses.asdict(provenance)})
+    return json.dumps({"names": list(vectors.names), "provenance": dict(vectors.provenance)})
 
 
-def described(text: str | None, path: Path, width: int) -> tuple[tuple[str, ...], Provenance]:
+def described(text: str | None, path: Path) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """The inverse of :func:`description`; for a file of other origin, plain names and the name of the file."""
     if text is None:
-        return tuple(map(str, range(width))), Provenance(f"file {path.name}")
+        return (), {"source": f"file {path.name}"}
     try:
         found = json.loads(text)
-        return tuple(found["names"]), Provenance(**found["provenance"])
+        return tuple(found["names"]), dict(found["provenance"])
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(path, f"its description makes no sense: {error}") from error
 

@@ -9,8 +9,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from latentvars.embedding.export.format import KEY, Format, damaged, described, description
-from latentvars.embedding.vectors import Vectors
+from latentvars.embedding.export.format import KEY, Format, Stored, damaged, described, description
 
 META = "metadata."
 
@@ -19,15 +18,15 @@ META = "metadata."
 class Safetensors(Format):
     """Tensors ``values``, ``std`` and, as UTF-8 JSON, ``ids`` and ``metadata.<name>``; a description in the header."""
 
-    def write(self, vectors: Vectors, path: Path) -> None:
+    def write(self, vectors: Stored, path: Path) -> None:
         from safetensors.numpy import save_file
 
         tensors = {"values": np.ascontiguousarray(vectors.values), "ids": _packed(vectors.ids)}
         tensors |= {} if vectors.std is None else {"std": np.ascontiguousarray(vectors.std)}
         tensors |= {META + name: _packed(column) for name, column in vectors.metadata.items()}
-        save_file(tensors, path, {KEY: description(vectors.names, vectors.provenance)})
+        save_file(tensors, path, {KEY: description(vectors)})
 
-    def read(self, path: Path) -> Vectors:
+    def read(self, path: Path) -> Stored:
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -39,25 +38,25 @@ class Safetensors(Format):
         if "values" not in tensors:
             raise damaged(path, "there is no tensor 'values'")
         values = tensors["values"]
-        names, provenance = described(text, path, values.shape[-1])
+        names, provenance = described(text, path)
         ids = _unpacked(tensors["ids"]) if "ids" in tensors else None
         metadata = {k.removeprefix(META): _unpacked(v) for k, v in tensors.items() if k.startswith(META)}
-        return Vectors(values, ids, names, tensors.get("std"), metadata, provenance)
+        return Stored(values, ids, names, tensors.get("std"), metadata, provenance)
 
 
 @final
 class Numpy(Format):
     """Arrays ``values``, ``ids``, ``std``, ``metadata.<name>`` and the description; nothing is pickled."""
 
-    def write(self, vectors: Vectors, path: Path) -> None:
-        text = np.array(description(vectors.names, vectors.provenance))
+    def write(self, vectors: Stored, path: Path) -> None:
+        text = np.array(description(vectors))
         arrays: dict[str, Any] = {KEY: text, "values": vectors.values, "ids": vectors.ids}
         arrays |= {} if vectors.std is None else {"std": vectors.std}
         arrays |= {META + name: _plain(column) for name, column in vectors.metadata.items()}
         with path.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
-    def read(self, path: Path) -> Vectors:
+    def read(self, path: Path) -> Stored:
         try:
             with np.load(path, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}
@@ -66,25 +65,25 @@ class Numpy(Format):
         if "values" not in found:
             raise damaged(path, "there is no array 'values'")
         text = str(found[KEY]) if KEY in found else None
-        names, provenance = described(text, path, found["values"].shape[-1])
+        names, provenance = described(text, path)
         metadata = {k.removeprefix(META): v for k, v in found.items() if k.startswith(META)}
-        return Vectors(found["values"], found.get("ids"), names, found.get("std"), metadata, provenance)
+        return Stored(found["values"], found.get("ids"), names, found.get("std"), metadata, provenance)
 
 
 @final
 class Plain(Format):
     """The numbers alone, as ``numpy.save`` writes them: no ids, names, deviations or provenance."""
 
-    def write(self, vectors: Vectors, path: Path) -> None:
+    def write(self, vectors: Stored, path: Path) -> None:
         with path.open("wb") as file:
             np.save(file, vectors.values, allow_pickle=False)
 
-    def read(self, path: Path) -> Vectors:
+    def read(self, path: Path) -> Stored:
         try:
             values = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise damaged(path, str(error)) from error
-        return Vectors(values, provenance=described(None, path, 0)[1])
+        return Stored(values, provenance=described(None, path)[1])
 
 
 def _plain(column: np.ndarray) -> np.ndarray:

@@ -11,13 +11,13 @@ import numpy as np
 from latentvars.embedding.export.format import (
     KEY,
     Format,
+    Stored,
     check_metadata,
     damaged,
     described,
     description,
     missing_library,
 )
-from latentvars.embedding.vectors import Vectors
 
 OWN = ("id", "vector", "std")
 
@@ -26,11 +26,11 @@ OWN = ("id", "vector", "std")
 class ParquetFile(Format):
     """Readable by every Parquet library; vectors of float32 are fixed-size lists of float32."""
 
-    def write(self, vectors: Vectors, path: Path) -> None:
+    def write(self, vectors: Stored, path: Path) -> None:
         _, parquet = library()
         parquet.write_table(table(vectors), path)
 
-    def read(self, path: Path) -> Vectors:
+    def read(self, path: Path) -> Stored:
         arrow, parquet = library()
         try:
             found = parquet.read_table(path)
@@ -40,11 +40,11 @@ class ParquetFile(Format):
             raise damaged(path, f"there is no column 'vector' among {found.column_names}")
         values = _numbers(found.column("vector"), path)
         text = (found.schema.metadata or {}).get(KEY.encode())
-        names, provenance = described(None if text is None else text.decode(), path, values.shape[1])
+        names, provenance = described(None if text is None else text.decode(), path)
         std = _numbers(found.column("std"), path) if "std" in found.column_names else None
         ids = np.asarray(found.column("id").to_pylist(), str) if "id" in found.column_names else None
         metadata = {name: np.asarray(found.column(name).to_pylist()) for name in found.column_names if name not in OWN}
-        return Vectors(values, ids, names, std, metadata, provenance)
+        return Stored(values, ids, names, std, metadata, provenance)
 
 
 def library() -> tuple[Any, Any]:
@@ -57,7 +57,7 @@ def library() -> tuple[Any, Any]:
     return pyarrow, parquet
 
 
-def table(vectors: Vectors) -> Any:
+def table(vectors: Stored) -> Any:
     """The vectors as an Arrow table."""
     arrow, _ = library()
     check_metadata(vectors.metadata, OWN)
@@ -67,8 +67,8 @@ def table(vectors: Vectors) -> Any:
     return arrow.table(columns).replace_schema_metadata(_header(vectors))
 
 
-def _header(vectors: Vectors) -> Mapping[str, str]:
-    return {KEY: description(vectors.names, vectors.provenance)}
+def _header(vectors: Stored) -> Mapping[str, str]:
+    return {KEY: description(vectors)}
 
 
 def _lists(values: np.ndarray) -> Any:

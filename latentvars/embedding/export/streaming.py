@@ -74,7 +74,7 @@ def _table(parts: Any, file: Path, dtype: Any) -> None:
     writer = None
     try:
         for part in parts:
-            found = table(_cast(part, dtype))
+            found = table(_cast(part, dtype).stored)
             writer = writer or parquet.ParquetWriter(file, found.schema)
             writer.write_table(found)
     finally:

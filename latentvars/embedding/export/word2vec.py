@@ -7,8 +7,7 @@ from typing import final
 
 import numpy as np
 
-from latentvars.embedding.export.format import Format, damaged, described
-from latentvars.embedding.vectors import Vectors
+from latentvars.embedding.export.format import Format, Stored, damaged, described
 from latentvars.errors import DataError
 
 
@@ -16,7 +15,7 @@ from latentvars.errors import DataError
 class Word2Vec(Format):
     """A line ``N W``, then a line ``id v1 ... vW`` for each vector. No deviations, metadata or provenance."""
 
-    def write(self, vectors: Vectors, path: Path) -> None:
+    def write(self, vectors: Stored, path: Path) -> None:
         spaced = [name for name in vectors.ids.tolist() if not name or name.split() != [name]]
         if spaced:
             raise DataError(
@@ -25,11 +24,11 @@ class Word2Vec(Format):
                 remedy="rename the ids, or save as .parquet",
             )
         with path.open("w", encoding="utf-8") as file:
-            file.write(f"{len(vectors)} {vectors.width}\n")
+            file.write(f"{len(vectors.values)} {vectors.values.shape[1]}\n")
             for name, vector in zip(vectors.ids.tolist(), vectors.values, strict=True):
                 file.write(f"{name} {' '.join(map(str, vector.tolist()))}\n")
 
-    def read(self, path: Path) -> Vectors:
+    def read(self, path: Path) -> Stored:
         try:
             with path.open(encoding="utf-8") as file:
                 size, width = map(int, file.readline().split())
@@ -40,4 +39,4 @@ class Word2Vec(Format):
                     values[row] = [float(number) for number in numbers]
         except ValueError as error:
             raise damaged(path, f"not word2vec's text: {error}") from error
-        return Vectors(values, ids, provenance=described(None, path, 0)[1])
+        return Stored(values, ids, provenance=described(None, path)[1])

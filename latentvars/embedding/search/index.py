@@ -13,6 +13,7 @@ from latentvars.embedding.search.engines import Built, Engine, Exact, ExactRows
 from latentvars.embedding.search.filters import Where, allowed_rows
 from latentvars.embedding.search.metrics import check_metric, nearest, prepared
 from latentvars.embedding.search.neighbours import Neighbours
+from latentvars.embedding.search.saving import save_index
 from latentvars.embedding.vectors import Vectors, as_vectors
 from latentvars.errors import DataError, KindError, SettingError
 
@@ -148,8 +149,6 @@ class Index:
             StorageError: something is in the way.
             KindError: metadata that are no numbers, text or dates.
         """
-        from latentvars.embedding.search.saving import save_index
-
         return save_index(self, Path(path), overwrite=overwrite)
 
     def __str__(self) -> str:
