@@ -16,7 +16,7 @@ from scipy.stats import norm
 from torch.distributions import constraints
 
 import latentvars as lv
-from latentvars.errors import ModelError, NumericalError, SettingError
+from latentvars.errors import DataError, ModelError, NumericalError, SettingError
 from latentvars.posterior.alignment import Labels
 from latentvars.posterior.information import inner_point
 from latentvars.randomness import derive
@@ -331,3 +331,14 @@ def test_earthquakes_replicates_lie_within_the_claimed_errors(truth: Path) -> No
     z = (free - inner_point(fit.program, fit.point)) / errors
     assert bool((z.abs() < 4).all())
     assert 0.4 < float(z.square().mean().sqrt()) < 1.8  # 24 numbers: error 15 %
+
+
+def test_replicates_stand_beside_the_point_in_one_tree() -> None:
+    fit = fitted(Normal(), sample(20))
+    found = run(fit, replicates=5)
+    tree = fit.to_datatree(draws=3, bootstrap=found)
+    assert np.array_equal(tree["bootstrap"]["loc"].to_numpy()[0], found["loc"])
+    assert {"point_estimate", "log_likelihood", "bootstrap", "bootstrap_stats"} <= set(tree.children)
+    assert "bootstrap" not in fit.to_datatree(draws=3).children
+    with pytest.raises(DataError, match="another fit"):
+        fitted(Normal(), sample(21)).to_datatree(draws=3, bootstrap=found)

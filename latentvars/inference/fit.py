@@ -33,7 +33,7 @@ from latentvars.inference.stopping import Status
 from latentvars.inference.whole import Whole
 from latentvars.posterior import LatentPosterior
 from latentvars.posterior.criteria import Certainty, Criteria, certainty
-from latentvars.posterior.datatree import Knowledge, datatree
+from latentvars.posterior.datatree import Knowledge, Replicates, datatree, with_bootstrap
 from latentvars.posterior.imputation import impute
 from latentvars.posterior.latent_draws import latent_draws, read_beliefs
 from latentvars.posterior.shared import SharedPosterior, shared_posterior
@@ -406,6 +406,7 @@ class Fit:
         latents: bool | Literal["draws"] = True,
         prior: int = 0,
         conditional: bool = False,
+        bootstrap: Replicates | None = None,
     ) -> xr.DataTree:
         """Everything that ArviZ reads, with named axes, as an xarray DataTree.
 
@@ -426,14 +427,16 @@ class Fit:
             prior: draws of the globals from their priors, with new data given each: ``prior``, ``prior_predictive``.
             conditional: whether to add ``log_likelihood_conditional``, of each row given a draw of its locals: what the
                 row says about itself, and so not for leave-one-out.
+            bootstrap: ``lv.bootstrap(fit)``, whose replicates become the group ``bootstrap``.
 
         Raises:
             ModelError: ``prior=`` of a model with flat priors.
+            DataError: a bootstrap of another fit.
             SupportError: ``conditional=True`` where locals are integrated out in closed form.
         """
         seed = self.seed if seed is None else seed
         known = self.knowledge(draws, seed=seed)
-        return datatree(
+        tree = datatree(
             known,
             prior=prior,
             conditional=conditional,
@@ -445,6 +448,7 @@ class Fit:
             seed=seed,
             attributes=described(self),
         )
+        return tree if bootstrap is None else with_bootstrap(tree, known, bootstrap)
 
     def summary(
         self,

@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from latentvars.capture import over_draws
+from latentvars.errors import DataError
 from latentvars.posterior.axes import Axes
 from latentvars.posterior.conditional import conditional_scores
 from latentvars.posterior.latent import LatentPosterior, is_discrete
@@ -127,6 +128,35 @@ def datatree(
 
     root = xr.Dataset(attrs={**provenance(), **_of_data(known), **attributes, "seed_of_draws": str(seed)})
     return xr.DataTree.from_dict({"/": root, **kept})
+
+
+class Replicates(Protocol):
+    """Refits of one point: :class:`latentvars.Bootstrap`."""
+
+    @property
+    def point(self) -> Mapping[str, Tensor]: ...
+
+    def to_datatree(self) -> xr.DataTree: ...
+
+
+def with_bootstrap(tree: xr.DataTree, known: Knowledge, bootstrap: Replicates) -> xr.DataTree:
+    """The tree with the groups ``bootstrap`` and ``bootstrap_stats``, which are no draws of a posterior.
+
+    Raises:
+        DataError: replicates of another fit.
+    """
+    same = bootstrap.point.keys() == known.point.keys() and all(
+        torch.equal(value, known.point[name]) for name, value in bootstrap.point.items()
+    )
+    if not same:
+        raise DataError(
+            given="a bootstrap of another fit, whose point is not this one's",
+            needed="replicates of this fit",
+            remedy="write bootstrap=lv.bootstrap(fit)",
+        )
+    found = bootstrap.to_datatree()
+    groups = {name: found[name].to_dataset() for name in ("bootstrap", "bootstrap_stats")}
+    return tree.assign({name: type(tree)(dataset) for name, dataset in groups.items()})
 
 
 def provenance() -> dict[str, str]:
