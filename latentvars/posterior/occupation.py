@@ -59,15 +59,15 @@ class Occupied:
         """Posterior mean."""
         return float(self.counts.double().mean())
 
-    def interval(self, level: float = 0.89) -> tuple[int, int]:
+    def interval(self, probability: float = 0.89) -> tuple[int, int]:
         """Equal-tailed interval of the draws.
 
         Raises:
-            SettingError: a level outside (0, 1).
+            SettingError: a probability outside (0, 1).
         """
-        if not 0 < level < 1:
-            raise SettingError(f"level={level}", "a probability between 0 and 1", "write interval(0.89)")
-        tails = torch.tensor([0.5 - level / 2, 0.5 + level / 2], dtype=torch.float64)
+        if not 0 < probability < 1:
+            raise SettingError(f"probability={probability}", "a number between 0 and 1", "write interval(0.89)")
+        tails = torch.tensor([0.5 - probability / 2, 0.5 + probability / 2], dtype=torch.float64)
         low, high = torch.quantile(self.counts.double(), tails, interpolation="nearest").long().tolist()
         return low, high
 
