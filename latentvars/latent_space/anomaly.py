@@ -28,6 +28,7 @@ Score = Literal["likelihood", "typicality", "predictive"]
 RESTARTS, MODES = 4, 4  # of rows whose likelihood is found by search
 SEARCHED = 2**14  # numbers of the rows that are searched together
 LEAST_DRAWS = 200
+FEWEST = 25  # draws whose largest weights can be smoothed
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +109,8 @@ def anomaly(
     unknown = [name for name in scores if name not in get_args(Score)]
     if unknown or not scores:
         raise SettingError(f"scores={list(scores)}", f"some of {list(get_args(Score))}", "correct scores")
-    if draws < 2:
-        raise SettingError(f"draws={draws}", "at least two", "write draws=200")
+    if draws < FEWEST:
+        raise SettingError(f"draws={draws}", f"at least {FEWEST}, to smooth their weights", "write draws=100")
     if reference is None and isinstance(source, GeneratorSource):
         raise KindError("anomaly scores of a generator, which has no rows", "reference rows", "pass reference=rows")
     predictive = "predictive" in scores

@@ -10,7 +10,7 @@ from torch import Tensor
 from latentvars.errors import NumericalError
 from latentvars.latent_space.source import Target
 
-ADAM_STEPS = 150
+ADAM_STEPS = 100
 NEWTON_STEPS = 12
 RATE = 0.1
 APART = 1.0  # standard deviations between two modes

@@ -336,7 +336,7 @@ class LatentSpace:
             seed: of the draws.
 
         Raises:
-            SettingError: an unknown score, or fewer than two draws.
+            SettingError: an unknown score, or fewer than 25 draws.
             MissingDataError: the predictive score of rows with gaps.
             KindError: a generator without reference rows, or without noise.
         """
