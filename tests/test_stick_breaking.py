@@ -296,7 +296,7 @@ def test_occupied_refuses_what_has_no_components() -> None:
         lv.occupied(fit, share=1.0)
     with pytest.raises(NameUnknownError, match=r"'y'.*\['z'\]|\['z'\]"):
         lv.occupied(fit, local="y")
-    with pytest.raises(SettingError, match="level"):
+    with pytest.raises(SettingError, match="probability=89"):
         lv.occupied(fit, draws=3).interval(89)
 
     class Plain:
