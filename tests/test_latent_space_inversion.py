@@ -134,6 +134,30 @@ def test_a_user_model_with_a_bounded_latent_beside_a_discrete_one() -> None:
     assert found.draws.shape == (4_000, 5)
 
 
+@pytest.mark.filterwarnings("ignore:.*diverged")
+def test_chains_from_each_mode_are_put_together_by_mass() -> None:
+    space = lv.LatentSpace.of_generator(Square(), normal(0.4), noise=0.3)
+    x = [1.0, 0.2]
+    found = space.invert([[one] for one in x], draws=2_000, method="nuts", seed=1)
+    grid = np.linspace(-4, 4, 40_001)
+    for row, value in enumerate(x):
+        shares, _ = quadrature(
+            lambda z, value=value: stats.norm.logpdf(value, z**2, 0.3) + stats.norm.logpdf(z, 0.4), grid
+        )
+        upto = np.interp(found.draws[:, row, 0].numpy(), grid, shares.cumsum())
+        assert stats.kstest(upto, "uniform").statistic < 0.08
+    assert found.method == "nuts"
+
+
+def test_chains_through_a_users_model() -> None:
+    x = np.random.default_rng(0).normal(1.5, 2.0, 60)
+    fit = lv.fit(Doubled(), x, lv.SVI(passes=5), guide="auto", progress=False)
+    space = lv.LatentSpace(fit, "z")
+    chains, importance = (space.invert(x[:2], draws=400, method=way) for way in ("nuts", "importance"))
+    for row in range(2):
+        assert stats.ks_2samp(chains.draws[:, row], importance.draws[:, row]).statistic < 0.12
+
+
 def test_what_cannot_be_inverted_says_why() -> None:
     fit = lv.fit(lv.models.FactorAnalysis(1), lv.datasets.iris().x, lv.EM(), progress=False)
     with pytest.raises(SupportError, match="known exactly"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -67,13 +67,16 @@ class FittedTarget(Target):
 
     def log_density(self, free: Tensor) -> Tensor:
         size = len(free)
-        tiled = self.batch.select(torch.arange(self.rows).repeat(size))
+        tiled = taken(self.batch, torch.arange(self.rows).repeat(size))
         locals_, jacobian = {}, torch.zeros((), dtype=self.program.dtype)
         for place, part in self._parts(free.flatten(0, 1).to(self.program.dtype)):
             locals_[place.name], own = place.mapped(part)
             jacobian = jacobian + own
         run = self.program.trace({**self.point, **locals_}, tiled)
         return (run.contract(run.log_probs()) + jacobian).reshape(size, self.rows).to(free.dtype)
+
+    def picked(self, index: Tensor) -> FittedTarget:
+        return replace(self, batch=taken(self.batch, index), names=())
 
     def starts(self, size: int, seed: int) -> Tensor:
         drawn = []
@@ -98,3 +101,18 @@ class FittedTarget(Target):
     def _parts(self, free: Tensor) -> list[tuple[Place, Tensor]]:
         parts = free.split([place.size for place in self.places], -1)
         return list(zip(self.places, parts, strict=True))
+
+
+def taken(batch: Batch, index: Tensor) -> Batch:
+    """The rows of a batch at positions, in a way that a graph can record where they are single observations."""
+    if batch.lengths is not None:
+        return batch.select(index)
+    observed = None if batch.observed is None else {name: value[index] for name, value in batch.observed.items()}
+    return replace(
+        batch,
+        columns={name: value[index] for name, value in batch.columns.items()},
+        index=batch.index[index],
+        weights=batch.weights[index],
+        observed=observed,
+        known={name: value[index] for name, value in batch.known.items()},
+    )

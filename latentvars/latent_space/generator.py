@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
@@ -158,6 +158,9 @@ class GeneratorTarget(Target):
         z, jacobian = self.source.place.mapped(free.flatten(0, 1).to(self.source.dtype))
         score = self.source.law(z).log_prob(self.x.repeat(size, *(1,) * (self.x.dim() - 1)))
         return (score + self.source.prior.log_prob(z) + jacobian).reshape(size, self.rows).to(free.dtype)
+
+    def picked(self, index: Tensor) -> GeneratorTarget:
+        return replace(self, x=self.x[index], names=())
 
     def starts(self, size: int, seed: int) -> Tensor:
         z = self.source.draw(size * self.rows, seed)

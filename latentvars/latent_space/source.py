@@ -33,6 +33,10 @@ class Target(ABC):
         """Draws ``[size, N, W]`` of the prior, and of what is known besides."""
 
     @abstractmethod
+    def picked(self, index: Tensor) -> Target:
+        """The target of some of the rows, without names."""
+
+    @abstractmethod
     def values(self, free: Tensor) -> Tensor:
         """``[S, N, W]`` → z ``[S, N, *shape]``."""
 

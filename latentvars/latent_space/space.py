@@ -14,6 +14,7 @@ from latentvars.errors import KindError, SettingError, ShapeError
 from latentvars.inference import Fit
 from latentvars.latent_space.aggregate import Aggregate, aggregated, pooled
 from latentvars.latent_space.anomaly import Anomaly, Score, anomaly
+from latentvars.latent_space.chains import by_chains
 from latentvars.latent_space.checks import check_continuous, checked, features_of, means_of
 from latentvars.latent_space.decoding import Decoded
 from latentvars.latent_space.directions import Direction, Directions
@@ -288,6 +289,7 @@ class LatentSpace:
         draws: int = 1_000,
         restarts: int = 16,
         modes: int = 8,
+        method: Literal["importance", "nuts"] = "importance",
         seed: int = 0,
     ) -> Inversion:
         """The posterior of the latent of rows, through the decoder: its modes, their masses, and draws.
@@ -300,6 +302,8 @@ class LatentSpace:
             draws: S.
             restarts: of each row.
             modes: most of them that are kept.
+            method: where draws come from: ``"nuts"``: a chain from each mode, as many draws of it as the mode has mass
+                (needs nutpie); for latents of which importance weights are poor.
             seed: of starts and draws.
 
         Raises:
@@ -308,8 +312,12 @@ class LatentSpace:
             NumericalError: a row without a density.
         """
         check_continuous(self.source, "inversion by search")
+        if method not in ("importance", "nuts"):
+            raise SettingError(f"method={method!r}", '"importance" or "nuts"', "correct it")
         target = self.source.target(data)
-        return inverted(target, search(target, restarts, modes, seed), draws, seed)
+        found = search(target, restarts, modes, seed)
+        by_importance = inverted(target, found, draws, seed)
+        return by_importance if method == "importance" else by_chains(target, found, by_importance, seed)
 
     def anomaly(
         self,
