@@ -233,8 +233,8 @@ def test_drift_of_one_shifted_coordinate() -> None:
     assert "0 common ids, 150 new, 200 lost" in str(found) and "most: 1," in str(found)
 
 
-@pytest.mark.parametrize("pairs", [0, 30, 40])
-def test_p_values_are_uniform_where_nothing_differs_pairs_or_not(pairs: int) -> None:
+@pytest.mark.parametrize("pairs, most", [(0, 2000), (30, 2000), (40, 2000), (40, 20), (30, 35)])
+def test_p_values_are_uniform_where_nothing_differs_pairs_or_not(pairs: int, most: int) -> None:
     """Pairs are noisy measurements of one row: a test that took them for strangers would never reject."""
     found = []
     for seed in range(300):
@@ -244,7 +244,8 @@ def test_p_values_are_uniform_where_nothing_differs_pairs_or_not(pairs: int) -> 
         old, new = (v + 0.3 * chance.normal(size=v.shape) for v in (rows, again))
         names = [f"a{n}" for n in range(40)]
         other = [*names[:pairs], *(f"b{n}" for n in range(40 - pairs))]
-        report = lv.drift(vectors(old, names), vectors(new, other), neighbours=3, draws=99, seed=seed).shift
+        old, new = vectors(old, names), vectors(new, other)
+        report = lv.drift(old, new, neighbours=3, draws=99, most=most, seed=seed).shift
         found.append((report.p_value, report.p_values.min()))
     joint, least = np.array(found).T
     assert kstest(joint - np.random.default_rng(14).uniform(0, 0.01, 300), "uniform").pvalue > 0.005
@@ -275,10 +276,22 @@ def test_large_samples_are_cut_pairs_with_pairs() -> None:
     chance = np.random.default_rng(16)
     old, new = chance.normal(size=(500, 2)), chance.normal(size=(400, 2))
     found = lv.drift(old, new, most=100, draws=19)
-    assert found.tested == (100, 80) and len(found.ids) == 400
+    assert found.tested == (100, 100) and len(found.ids) == 400
     again = lv.drift(old, new, most=100, draws=19)
     assert again.shift.p_value == found.shift.p_value and again.shift.energy == found.shift.energy
     assert lv.drift(old, new, most=100, draws=19, seed=1).shift.energy != found.shift.energy
+
+
+def test_a_few_rows_of_today_are_all_tested_beside_a_large_store() -> None:
+    chance = np.random.default_rng(17)
+    store = chance.normal(size=(5000, 2))
+    shifted = lv.Vectors(chance.normal(2, size=(8, 2)), [f"today {n}" for n in range(8)])
+    found = lv.drift(store, shifted, most=1000, draws=199)
+    assert found.tested == (1000, 8) and found.shift.p_value <= 0.01
+    assert lv.drift(shifted, store, most=1000, draws=19).tested == (8, 1000)
+    # rows that are in both, of which the sample of the store has few
+    same = lv.drift(store, store[:8], most=1000, draws=199, neighbours=3)
+    assert same.tested == (1000, 8) and len(same.ids) == 8 and same.shift.p_value > 0.01
 
 
 def test_drift_between_spaces_is_refused() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentvars.embedding.alignment.neighbourhoods import jaccard, neighbourhoods
-from latentvars.embedding.alignment.shared import numbers
+from latentvars.embedding.alignment.shared import numbers, shared
 from latentvars.embedding.alignment.two_samples import Samples, Shift, shift
 from latentvars.embedding.vectors import Vectors, as_vectors
 from latentvars.errors import DataError, SettingError
@@ -115,9 +115,7 @@ def drift(old: Any, new: Any, *, neighbours: int = 10, draws: int = 499, most: i
     old.check_comparable(new)
     if min(len(old), len(new)) < 2:
         raise DataError(f"{len(old)} old and {len(new)} new vectors", "at least two of each", "pass more rows.")
-    there = {name: place for place, name in enumerate(new.ids.tolist())}
-    here = np.array([place for place, name in enumerate(old.ids.tolist()) if name in there], dtype=np.int64)
-    now = np.array([there[name] for name in old.ids[here].tolist()], dtype=np.int64)
+    here, now = shared(old, new, 0)
     samples = _samples(old, new, here, now, most, seed)
     common = len(here) >= neighbours + 2
     return Drift(
@@ -154,16 +152,21 @@ def _standardised(old: Vectors, new: Vectors) -> np.ndarray | None:
 
 
 def _samples(old: Vectors, new: Vectors, here: np.ndarray, now: np.ndarray, most: int, seed: int) -> Samples:
-    """Rows for the tests: of pairs both or none, pairs first."""
+    """Rows for the tests, pairs first: a random sample of each side, by lots that the two of a pair share, so that
+    most pairs are in it whole; of a pair that is not, the other stands alone."""
     chance = np.random.default_rng(derive(seed, 73))
-    share = min(1.0, most / max(len(old), len(new)))
+    lots, others = chance.random(len(old)), chance.random(len(new))
+    others[now] = lots[here]
+    mine, theirs = _lowest(lots, most), _lowest(others, most)
+    whole = mine[here] & theirs[now]
+    mine[here[whole]] = theirs[now[whole]] = False
+    first = np.concatenate([here[whole], np.flatnonzero(mine)])
+    second = np.concatenate([now[whole], np.flatnonzero(theirs)])
+    return Samples(np.concatenate([numbers(old, first), numbers(new, second)]), len(first), int(whole.sum()))
 
-    def some(at: np.ndarray) -> np.ndarray:
-        size = len(at) if share == 1 else int(share * len(at))
-        return np.sort(chance.choice(len(at), size, replace=False)) if size < len(at) else np.arange(len(at))
 
-    pairs = some(here)
-    rest_old, rest_new = np.delete(np.arange(len(old)), here), np.delete(np.arange(len(new)), now)
-    first = np.concatenate([here[pairs], rest_old[some(rest_old)]])
-    second = np.concatenate([now[pairs], rest_new[some(rest_new)]])
-    return Samples(np.concatenate([numbers(old, first), numbers(new, second)]), len(first), len(pairs))
+def _lowest(lots: np.ndarray, most: int) -> np.ndarray:
+    """Which of them are among the lowest."""
+    found = np.zeros(len(lots), dtype=bool)
+    found[np.argsort(lots, kind="stable")[:most]] = True
+    return found
