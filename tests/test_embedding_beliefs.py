@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -199,7 +201,9 @@ def test_modes_are_ones_and_medians_need_an_order() -> None:
 
 def test_vectors_know_where_they_come_from(tmp_path: Path) -> None:
     fit = lv.fit(lv.models.GaussianMixture(3), IRIS, progress=False)
-    vectors = lv.Embedding(fit).vectors(IRIS, ids=[f"flower {k}" for k in range(150)], metadata={"n": range(150)})
+    vectors = lv.Embedding(fit).vectors(
+        IRIS, ids=[f"flower {k}" for k in range(150)], metadata=pd.DataFrame({"n": range(150)})
+    )
     assert np.array_equal(vectors["flower 7"], lv.Embedding(fit).transform(IRIS[7:8])[0])
     assert vectors.names == ("z_component_0", "z_component_1", "z_component_2")
     again = lv.load(fit.save(tmp_path / "fit"))
@@ -260,5 +264,8 @@ def test_vectors_are_decoded() -> None:
         assert np.allclose(embedding.inverse_transform(vectors), vectors @ chain.point["loc"].numpy())
     with pytest.raises(ShapeError, match=r"\[M, 3\]"):
         lv.Embedding(mixture).inverse_transform(np.zeros((2, 4)))
+    with pytest.raises(DataError, match="decoded by mean of"):
+        strange = replace(probabilities, provenance=replace(probabilities.provenance, fit="another"))
+        lv.Embedding(mixture).inverse_transform(strange)
     with pytest.raises(KindError, match="a belief"):
         lv.Embedding(mixture).inverse_transform(mixture.latent())

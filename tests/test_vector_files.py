@@ -98,6 +98,83 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         lv.load_vectors(tmp_path / "none.npz")
     with pytest.raises(DataError, match="metadata called 'id'"):
         lv.Vectors(np.zeros((1, 2)), metadata={"id": ["x"]}).save(tmp_path / "m.parquet")
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(StorageError, match="is a folder"):
+        mine.save(tmp_path / "folder.npz", overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["folder.npz", "v.npz"]
+
+
+COLUMNS = {
+    "day": np.array(["2020-02-29", "2021-01-01", "NaT"], "M8[D]"),
+    "moment": np.array(["2020-02-29T01:02:03.123456789"] * 3, "M8[ns]"),
+    "wait": np.array([1, 2, 3], "m8[ms]"),
+    "single": np.array([0.1, np.nan, np.inf], np.float32),
+    "large": np.array([2**63, 1, 2], np.uint64),
+    "small": np.array([-1, 2, 3], np.int8),
+    "true": np.array([True, False, True]),
+}
+
+
+@pytest.mark.parametrize("suffix", WHOLE)
+@pytest.mark.parametrize("name", COLUMNS)
+def test_metadata_come_back_in_their_type_or_are_refused(tmp_path: Path, suffix: str, name: str) -> None:
+    before = lv.Vectors(np.eye(3), metadata={name: COLUMNS[name]})
+    if suffix == ".h5ad" and COLUMNS[name].dtype.kind in "Mm":
+        with pytest.raises(KindError, match="astype"):
+            before.save(tmp_path / f"v{suffix}")
+        assert os.listdir(tmp_path) == []
+        return
+    found = lv.load_vectors(before.save(tmp_path / f"v{suffix}")).metadata[name]
+    assert found.dtype == COLUMNS[name].dtype
+    np.testing.assert_array_equal(found, COLUMNS[name])
+
+
+@pytest.mark.parametrize(
+    "suffix, column",
+    [
+        (".parquet", np.array([1, "a", 2.0], object)),
+        (".parquet", np.array([1j, 2, 3])),
+        (".safetensors", np.array([1j, 2, 3])),
+        (".h5ad", np.array([None, "a", "b"], object)),
+    ],
+)
+def test_metadata_without_a_place_in_a_file_are_refused(tmp_path: Path, suffix: str, column: np.ndarray) -> None:
+    with pytest.raises(KindError, match="metadata 'odd'"):
+        lv.Vectors(np.eye(3), metadata={"odd": column}).save(tmp_path / f"v{suffix}")
+    assert os.listdir(tmp_path) == []
+
+
+def test_lines_that_are_too_short_and_columns_of_numbers_are_no_vectors(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    (tmp_path / "v.vec").write_text("2 3\na 1 2 3\nb 5\n")
+    with pytest.raises(StorageError, match="1 numbers in line 3"):
+        lv.load_vectors(tmp_path / "v.vec")
+    parquet.write_table(pyarrow.table({"vector": [1.0, 2.0]}), tmp_path / "v.parquet")
+    with pytest.raises(StorageError, match="double, not lists"):
+        lv.load_vectors(tmp_path / "v.parquet")
+
+
+def test_ids_that_repeat_in_different_parts_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    embedding = lv.Embedding(lv.fit(lv.models.GaussianMixture(2), IRIS), batch_rows=50)
+    with pytest.raises(DataError, match="ids that repeat"):
+        embedding.export(IRIS, tmp_path / "v.parquet", ids=[f"flower {n % 100}" for n in range(150)])
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_no_table_is_told_as_such() -> None:
+    mine = vectors()
+    for wrong in ([[1.0, 2.0], [3.0]], torch.ones(2, 3, requires_grad=True)):
+        with pytest.raises(ShapeError, match="no array"):
+            lv.vectors_of(wrong)
+        with pytest.raises(ShapeError, match="no array"):
+            lv.Index(mine).search(wrong)
+    for positions in ([4], np.ones(3, bool)):
+        with pytest.raises(ShapeError, match="4 vectors"):
+            mine.take(positions)
+    numbered = lv.Vectors(np.eye(3))
+    assert numbered[1].tolist() == [0, 1, 0] and numbered[[1]].shape == (1, 3)
 
 
 @pytest.mark.parametrize("suffix", [*WHOLE, ".npy", ".vec"])

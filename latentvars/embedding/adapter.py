@@ -20,7 +20,7 @@ from latentvars.embedding.frames import framed, names_of
 from latentvars.embedding.reading import is_table, table_to_rows
 from latentvars.embedding.taking import Taken
 from latentvars.embedding.vectors import Vectors, as_vectors
-from latentvars.errors import KindError, SettingError, ShapeError
+from latentvars.errors import DataError, KindError, SettingError, ShapeError
 from latentvars.rows import Rows, Schema
 from latentvars.rows.layout import default_features
 from latentvars.threads import one_thread
@@ -154,6 +154,7 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
             NotFittedError: nothing is known of the data yet.
             KindError: vectors of several locals, or a model with several observed sites.
             ShapeError: vectors of another width.
+            DataError: vectors of another fit.
         """
         from latentvars.embedding.decoding import decoded
 
@@ -161,7 +162,14 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         if not hasattr(self, "channels_") and getattr(fitted, "rows", None) is None:
             raise NotFittedError("the widths of the sites are not known yet. needed: data. do: call fit(X) first.")
         parts = self._channels(getattr(fitted, "rows", None))
-        return decoded(fitted, parts, as_vectors(X).values)
+        given, own = as_vectors(X), self._taken.provenance(fitted, parts)
+        if given.provenance.fit not in ("", own.fit):
+            raise DataError(
+                given=f"vectors from {given.provenance}, to be decoded by {own}",
+                needed="vectors of this fit, or an array, which says nothing of where it comes from",
+                remedy="decode by their own fit; lv.align_vectors brings those of a refit into the axes of the old",
+            )
+        return decoded(fitted, parts, given.values)
 
     def vectors(self, X: Any, ids: Any = None, metadata: Any = None, *, return_std: bool = False) -> Vectors:
         """The vectors of :meth:`transform` with their ids and where they come from: what is searched and stored.
@@ -176,7 +184,7 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         pieces = [piece for _, piece in self._pieces(rows, parts, return_std)]
         values = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
         given = names_of(rows, slice(None), self._each(rows)) if ids is None else ids
-        return self._made(values, given, parts, metadata or {}, return_std)
+        return self._made(values, given, parts, {} if metadata is None else metadata, return_std)
 
     def vector_parts(self, X: Any, ids: Any = None, *, return_std: bool = False) -> Iterator[Vectors]:
         """What :meth:`vectors` gives, of at most ``batch_rows`` rows at a time: for data that stay in files.

@@ -126,10 +126,20 @@ class Vectors:
     def __getitem__(self, ids: Any) -> np.ndarray:
         """The vector of an id ``[W]``, or of several ``[M, W]``."""
         found = self.values[self.positions(ids)]
-        return found[0] if isinstance(ids, str) else found
+        return found[0] if np.ndim(ids) == 0 else found
 
     def take(self, positions: Any) -> Vectors:
-        """The vectors at positions, a slice or a boolean mask, with all that belongs to them."""
+        """The vectors at positions, a slice or a boolean mask, with all that belongs to them.
+
+        Raises:
+            ShapeError: positions beyond the last, or a mask of another length.
+        """
+        try:
+            self.ids[positions]
+        except IndexError as error:
+            raise ShapeError(
+                f"positions that do not fit: {error}", f"positions among {len(self)} vectors", "correct them."
+            ) from error
         return Vectors(
             self.values[positions],
             self.ids[positions],
@@ -229,7 +239,23 @@ def as_vectors(given: Any) -> Vectors:
     columns, index = getattr(given, "columns", None), getattr(given, "index", None)
     if columns is not None and index is not None and not callable(index):  # a pandas frame
         return Vectors(given.to_numpy(), list(map(str, index)), [str(name) for name in columns])
-    return Vectors(np.asarray(given))
+    return Vectors(as_array(given))
+
+
+def as_array(given: Any) -> np.ndarray:
+    """An array of what numpy can read.
+
+    Raises:
+        ShapeError: it cannot.
+    """
+    try:
+        return np.asarray(given)
+    except (ValueError, TypeError, RuntimeError) as error:  # of numpy and torch
+        raise ShapeError(
+            given=f"{type(given).__name__} that is no array: {error}",
+            needed="numbers of one shape",
+            remedy="pass rows of one length; tensors without gradients, in memory: tensor.detach().cpu()",
+        ) from error
 
 
 def _numbers(given: Any, what: str) -> np.ndarray:

@@ -7,7 +7,16 @@ from typing import Any, final
 
 import numpy as np
 
-from latentvars.embedding.export.format import KEY, Format, Stored, damaged, described, description, missing_library
+from latentvars.embedding.export.format import (
+    KEY,
+    Format,
+    Stored,
+    damaged,
+    described,
+    description,
+    missing_library,
+    unwritable,
+)
 
 PLACE, SPREAD = "X_latent", "X_latent_std"
 
@@ -41,7 +50,7 @@ def to_anndata(vectors: Stored) -> Any:
     """An AnnData without X."""
     import pandas
 
-    columns = {name: _column(column) for name, column in vectors.metadata.items()}
+    columns = {name: _column(name, column) for name, column in vectors.metadata.items()}
     obs = pandas.DataFrame(columns, index=pandas.Index(vectors.ids.tolist(), dtype=object))
     places = {PLACE: np.array(vectors.values)}
     places |= {} if vectors.std is None else {SPREAD: np.array(vectors.std)}
@@ -50,10 +59,12 @@ def to_anndata(vectors: Stored) -> Any:
     return library().AnnData(obs=obs, var=var, obsm=places, uns=about)
 
 
-def _column(column: np.ndarray) -> Any:
+def _column(name: str, column: np.ndarray) -> Any:
     """Text as categories of Python's strings, which every release of anndata writes."""
     import pandas
 
+    if column.dtype.kind in "OMm":
+        raise unwritable(name, column, ".h5ad")
     if column.dtype.kind != "U":
         return column
     kinds = pandas.Index(np.unique(column).astype(object), dtype=object)

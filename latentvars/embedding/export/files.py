@@ -73,6 +73,8 @@ def appearing(target: Path, overwrite: bool) -> Iterator[Path]:
     """A file beside ``target`` to write into, which takes its name when all is written."""
     if not target.parent.is_dir():
         raise StorageError(f"no folder {target.parent}", "a folder to write into", f"mkdir -p {target.parent}")
+    if target.is_dir():
+        raise StorageError(f"{target} is a folder", "the path of a file", "choose another path")
     if target.exists() and not overwrite:
         raise StorageError(f"{target} exists", "a new path", "choose another, or write overwrite=True")
     partial = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from latentvars.errors import DataError, StorageError
+from latentvars.errors import DataError, KindError, StorageError
 
 KEY = "latentvars"  # under which a description stands in a file
 
@@ -73,6 +73,15 @@ def damaged(path: Path, why: str) -> StorageError:
 def missing_library(name: str, extra: str, suffix: str) -> ImportError:
     """An error about a library that is not installed."""
     return ImportError(f"{suffix} files need {name}\n  do: pip install 'latentvars[{extra}]'")
+
+
+def unwritable(name: str, column: np.ndarray, suffix: str) -> KindError:
+    """An error about metadata that a format has no place for."""
+    return KindError(
+        given=f"metadata {name!r}, a column of {column.dtype}, in a {suffix} file",
+        needed="numbers or text" + (", or dates" if suffix != ".h5ad" else ""),
+        remedy=f"make it text: {name} = column.astype(str)",
+    )
 
 
 def check_metadata(metadata: Mapping[str, np.ndarray], taken: tuple[str, ...]) -> None:

@@ -9,21 +9,24 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from latentvars.embedding.export.format import KEY, Format, Stored, damaged, described, description
+from latentvars.embedding.export.format import KEY, Format, Stored, damaged, described, description, unwritable
 
 META = "metadata."
 
 
 @final
 class Safetensors(Format):
-    """Tensors ``values``, ``std`` and, as UTF-8 JSON, ``ids`` and ``metadata.<name>``; a description in the header."""
+    """Tensors ``values``, ``std`` and, as UTF-8 JSON, ``ids`` and ``metadata.<name>``; a description in the header.
+
+    Text is a list, everything else ``{"dtype": ..., "values": [...]}``, dates as the numbers behind them.
+    """
 
     def write(self, vectors: Stored, path: Path) -> None:
         from safetensors.numpy import save_file
 
-        tensors = {"values": np.ascontiguousarray(vectors.values), "ids": _packed(vectors.ids)}
+        tensors = {"values": np.ascontiguousarray(vectors.values), "ids": _packed("ids", vectors.ids)}
         tensors |= {} if vectors.std is None else {"std": np.ascontiguousarray(vectors.std)}
-        tensors |= {META + name: _packed(column) for name, column in vectors.metadata.items()}
+        tensors |= {META + name: _packed(name, column) for name, column in vectors.metadata.items()}
         save_file(tensors, path, {KEY: description(vectors)})
 
     def read(self, path: Path) -> Stored:
@@ -90,9 +93,19 @@ def _plain(column: np.ndarray) -> np.ndarray:
     return column.astype(str) if column.dtype.kind == "O" else column
 
 
-def _packed(column: np.ndarray) -> np.ndarray:
-    return np.frombuffer(json.dumps(_plain(column).tolist()).encode(), dtype=np.uint8).copy()
+def _packed(name: str, column: np.ndarray) -> np.ndarray:
+    plain = _plain(column)
+    kind = plain.dtype.kind
+    if kind not in "UbiufMm":
+        raise unwritable(name, plain, ".safetensors")
+    values = (plain.astype(np.int64) if kind in "Mm" else plain).tolist()
+    held = values if kind == "U" else {"dtype": plain.dtype.str, "values": values}
+    return np.frombuffer(json.dumps(held).encode(), dtype=np.uint8).copy()
 
 
 def _unpacked(packed: np.ndarray) -> np.ndarray:
-    return np.asarray(json.loads(packed.tobytes().decode()))
+    held = json.loads(packed.tobytes().decode())
+    if not isinstance(held, dict):
+        return np.asarray(held)
+    dtype = np.dtype(held["dtype"])
+    return np.asarray(held["values"], np.int64 if dtype.kind in "Mm" else dtype).astype(dtype)

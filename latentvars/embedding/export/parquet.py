@@ -17,6 +17,7 @@ from latentvars.embedding.export.format import (
     described,
     description,
     missing_library,
+    unwritable,
 )
 
 OWN = ("id", "vector", "std")
@@ -43,7 +44,7 @@ class ParquetFile(Format):
         names, provenance = described(None if text is None else text.decode(), path)
         std = _numbers(found.column("std"), path) if "std" in found.column_names else None
         ids = np.asarray(found.column("id").to_pylist(), str) if "id" in found.column_names else None
-        metadata = {name: np.asarray(found.column(name).to_pylist()) for name in found.column_names if name not in OWN}
+        metadata = {name: _read(found.column(name)) for name in found.column_names if name not in OWN}
         return Stored(values, ids, names, std, metadata, provenance)
 
 
@@ -63,12 +64,27 @@ def table(vectors: Stored) -> Any:
     check_metadata(vectors.metadata, OWN)
     columns = {"id": arrow.array(vectors.ids.tolist(), arrow.string()), "vector": _lists(vectors.values)}
     columns |= {} if vectors.std is None else {"std": _lists(vectors.std)}
-    columns |= {name: arrow.array(column.tolist()) for name, column in vectors.metadata.items()}
+    columns |= {name: _written(name, column) for name, column in vectors.metadata.items()}
     return arrow.table(columns).replace_schema_metadata(_header(vectors))
 
 
 def _header(vectors: Stored) -> Mapping[str, str]:
     return {KEY: description(vectors)}
+
+
+def _written(name: str, column: np.ndarray) -> Any:
+    """Numbers and dates in their own type; of Python's objects the type that arrow finds."""
+    arrow, _ = library()
+    try:
+        return arrow.array(column if column.dtype.kind in "biufMm" else column.tolist())
+    except (arrow.lib.ArrowException, OverflowError) as error:
+        raise unwritable(name, column, ".parquet") from error
+
+
+def _read(column: Any) -> np.ndarray:
+    arrow, _ = library()
+    own = arrow.types.is_primitive(column.type) or arrow.types.is_nested(column.type)
+    return column.to_numpy() if own else np.asarray(column.to_pylist())
 
 
 def _lists(values: np.ndarray) -> Any:
@@ -78,6 +94,10 @@ def _lists(values: np.ndarray) -> Any:
 
 def _numbers(column: Any, path: Path) -> np.ndarray:
     """``[N, W]`` of lists, fixed in size or not."""
+    arrow, _ = library()
+    types = arrow.types
+    if not (types.is_list(column.type) or types.is_fixed_size_list(column.type) or types.is_large_list(column.type)):
+        raise damaged(path, f"its column of vectors holds {column.type}, not lists of numbers")
     column = column.combine_chunks()
     flat = column.flatten().to_numpy(zero_copy_only=False)
     if not len(column) or column.null_count or len(flat) % len(column):

@@ -50,6 +50,7 @@ def export(
     Raises:
         SettingError: another suffix or precision.
         ShapeError: another number of ids.
+        DataError: ids that repeat.
         StorageError: something is in the way, or the folder is missing.
     """
     target = Path(path).expanduser()
@@ -60,6 +61,8 @@ def export(
     rows = Rows.of(data)
     if ids is not None and len(ids) != len(rows):
         raise ShapeError(f"{len(ids)} ids", f"one for each of {len(rows)} rows", "pass as many ids.")
+    if ids is not None:
+        Vectors(np.zeros((len(rows), 1), np.float32), ids)  # refuses copies, which stand in different parts
     parts = embedding.vector_parts(rows, ids, return_std=return_std)
     with appearing(target, overwrite) as file:
         if target.suffix == ".npy":

@@ -35,6 +35,8 @@ class Word2Vec(Format):
                 ids, values = [], np.empty((size, width))
                 for row in range(size):
                     name, *numbers = file.readline().split()
+                    if len(numbers) != width:  # one number would be taken for all of them
+                        raise ValueError(f"{len(numbers)} numbers in line {row + 2}, where there should be {width}")
                     ids.append(name)
                     values[row] = [float(number) for number in numbers]
         except ValueError as error:

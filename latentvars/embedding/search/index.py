@@ -14,7 +14,7 @@ from latentvars.embedding.search.filters import Where, allowed_rows
 from latentvars.embedding.search.metrics import check_metric, nearest, prepared
 from latentvars.embedding.search.neighbours import Neighbours
 from latentvars.embedding.search.saving import save_index
-from latentvars.embedding.vectors import Vectors, as_vectors
+from latentvars.embedding.vectors import Vectors, as_array, as_vectors
 from latentvars.errors import DataError, KindError, SettingError
 
 SAMPLE, DEEP = 200, 10  # rows that are searched for themselves, and how many neighbours of each, for the printed recall
@@ -178,7 +178,7 @@ class Index:
         if is_text(queries):
             own = self.vectors.positions(queries)
             return self.vectors.values[own], self.vectors.ids[own], own
-        single = not isinstance(queries, Vectors) and np.ndim(queries) == 1
+        single = not isinstance(queries, Vectors) and as_array(queries).ndim == 1
         vectors = self._comparable(np.asarray(queries)[None] if single else queries)
         return vectors.values, vectors.ids, None
 
@@ -196,7 +196,7 @@ def is_text(queries: Any) -> bool:
     """Whether queries are ids."""
     if isinstance(queries, Vectors) or hasattr(queries, "columns"):
         return False
-    array = np.asarray(queries)
+    array = as_array(queries)
     if array.dtype.kind == "O":
         return array.size > 0 and all(isinstance(one, str) for one in array.flat)
     return array.dtype.kind in "UT"
