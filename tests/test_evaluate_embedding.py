@@ -208,6 +208,26 @@ def test_sequences_have_no_table_but_fits() -> None:
         lv.evaluate_embedding({"chain": recipe}, rows, y, metrics=["trustworthiness"], baselines=())
 
 
+def test_rows_that_cannot_be_divided_or_measured_are_told() -> None:
+    rare = np.concatenate([[7], SPECIES[1:]])
+    with pytest.raises(DataError, match="cannot be divided"):
+        lv.evaluate_embedding({"own": IRIS.x}, IRIS.x, rare)
+    with pytest.raises(DataError, match="missing"):
+        lv.evaluate_embedding({"own": IRIS.x}, IRIS.x, np.where(rare == 7, np.nan, rare))
+    with pytest.raises(ShapeError, match="groups"):
+        lv.evaluate_embedding({"own": IRIS.x}, IRIS.x, SPECIES, groups=[1, 2])
+    with pytest.raises(DataError, match="two groups"):
+        lv.evaluate_embedding({"own": IRIS.x}, IRIS.x, SPECIES, groups=np.ones(150))
+    with pytest.raises(KindError, match="mapping"):
+        lv.evaluate_embedding([IRIS.x], IRIS.x, SPECIES)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="test rows"):
+        lv.evaluate_embedding({"own": IRIS.x[:20]}, IRIS.x[:20], metrics=["trustworthiness"], seeds=1)
+    with pytest.raises(KindError, match="Dataset"):
+        lv.evaluate_embedding({"own": IRIS.x}, IRIS)  # type: ignore[arg-type]
+    found = lv.evaluate_embedding({"own": IRIS.x}, IRIS.x, SPECIES, metrics="knn", baselines="raw", seeds=1)
+    assert found.metrics == ("knn",) and found.candidates == ("own", "raw")
+
+
 def test_what_cannot_be_evaluated_is_said() -> None:
     def evaluated(candidate: Any = DIGITS, labels: Any = LABELS, **settings: Any) -> Any:
         return lv.evaluate_embedding({"mine": candidate}, DIGITS, labels, **settings)

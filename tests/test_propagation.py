@@ -202,6 +202,10 @@ def test_components_are_indicators_and_means_their_probabilities() -> None:
 
 
 def test_what_cannot_be_propagated_is_said() -> None:
+    with pytest.raises(DataError, match="draws that are not finite"):
+        lv.propagate(np.where(DRAWS > 2, np.nan, DRAWS), LinearRegression(), Y)
+    with pytest.raises(KindError, match="estimator"):
+        lv.propagate(DRAWS, LinearRegression, Y)
     with pytest.raises(ShapeError, match="length 7"):
         lv.propagate(DRAWS, ols, Y[:7])
     with pytest.raises(SettingError, match="at least two draws"):

@@ -85,8 +85,13 @@ def test_stored_zeros_are_not_seen_and_names_are_checked() -> None:
         lv.recommend(users, items, score="dot")
     with pytest.raises(DataError, match="length 0"):
         lv.recommend(users, np.zeros((3, 1)), score="cosine")
-    with pytest.raises(DataError, match="berta"):
+    with pytest.raises(NameUnknownError, match="berta"):
         _ = lv.recommend(users, items)["berta"]
+    with pytest.raises(DataError, match="no items"):
+        lv.recommend(users, items.take(slice(0, 0)))
+    for wrong in (["a"], np.array(["a"])):
+        with pytest.raises(KindError, match="mapping user id"):
+            lv.recommend(users, items, seen=wrong)
     other = [lv.Vectors([[1.0]], ["x"], provenance=lv.Provenance("z", "m", "d", fit)) for fit in ("one", "two")]
     with pytest.raises(DataError, match="one fit"):
         lv.recommend(*other)
@@ -208,3 +213,5 @@ def test_what_cannot_be_judged_is_said() -> None:
         lv.outliers(rows, rows[:, :1])
     with pytest.raises(SettingError, match="rate"):
         lv.outliers(rows, rows, neighbours=1).flagged(10)
+    with pytest.raises(DataError, match="no rows"):
+        lv.outliers(rows[:0], rows)

@@ -44,12 +44,22 @@ class Data:
 
 
 def read(given: Any) -> Data:
-    """Data of any kind that a fit reads."""
+    """Data of any kind that a fit reads.
+
+    Raises:
+        KindError: no rows.
+    """
     if isinstance(given, Vectors):
         return Data(given.values, given.values)
     if is_table(given):
         rows = given if hasattr(given, "shape") else np.asarray(given)
         table = np.asarray(rows)
+        if not table.ndim:
+            raise KindError(
+                given=f"data of type {type(given).__name__}",
+                needed="rows: an array, a frame, lv.Rows",
+                remedy="pass the rows themselves, such as dataset.frame",
+            )
         return Data(rows, table.astype(float) if table.dtype.kind in "fiub" and table.ndim == 2 else None)
     rows = Rows.of(given)
     columns = list(rows.columns.values())

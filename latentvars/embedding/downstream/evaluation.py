@@ -11,7 +11,7 @@ import numpy as np
 from latentvars.embedding.downstream.candidates import Candidate, Data, baselines, candidate, read
 from latentvars.embedding.downstream.evaluation_result import Evaluation
 from latentvars.embedding.downstream.measures import Measure, Split, measures
-from latentvars.errors import SettingError, ShapeError
+from latentvars.errors import DataError, KindError, SettingError, ShapeError
 from latentvars.randomness import derive
 
 
@@ -61,9 +61,15 @@ def evaluate_embedding(
         seed: of everything random.
 
     Raises:
-        KindError, ShapeError, SettingError: candidates, labels or settings that do not fit; errors of a candidate carry
-            its name as a note.
+        KindError, ShapeError, DataError, SettingError: candidates, labels or settings that do not fit; errors of a
+            candidate carry its name as a note.
     """
+    if not isinstance(candidates, Mapping):
+        raise KindError(
+            given=f"candidates of type {type(candidates).__name__}",
+            needed="a mapping from names to what makes vectors",
+            remedy='write {"mixture": lv.Embedding(fit)}',
+        )
     rows = read(data)
     if not candidates or seeds < 1 or not 0 < test < 1:
         given = f"{len(candidates)} candidates, seeds={seeds}, test={test}"
@@ -76,7 +82,8 @@ def evaluate_embedding(
         with _named(name):
             found[name] = candidate(one, rows)
     scores, widths = _scores(found, rows, classes, splits, chosen, seed)
-    costless = _baselines(baselines, found, rows, width or widths[0], len(splits[0][0]))
+    named = (baselines,) if isinstance(baselines, str) else baselines
+    costless = _baselines(named, found, rows, width or widths[0], len(splits[0][0]))
     more, others = _scores(costless, rows, classes, splits, chosen, seed)
     everything = {**found, **costless}
     return Evaluation(
@@ -141,6 +148,8 @@ def _classes(labels: Any, rows: Data) -> np.ndarray | None:
     found = np.asarray(labels)
     if found.shape != (len(rows),):
         raise ShapeError(f"labels of shape {list(found.shape)}", f"[{len(rows)}]", "pass one label a row.")
+    if found.dtype.kind == "f" and np.isnan(found).any():
+        raise DataError("labels that are missing", "a class for each row", "leave these rows out.")
     if type_of_target(found) not in ("binary", "multiclass"):
         raise SettingError(
             given=f"labels that are {type_of_target(found)}",
@@ -157,7 +166,16 @@ def _divisions(
 
     kind = GroupShuffleSplit if groups is not None else ShuffleSplit if classes is None else StratifiedShuffleSplit
     splitter = kind(n_splits=seeds, test_size=test, random_state=derive(seed, 86) % 2**32)
-    return list(splitter.split(np.empty((len(rows), 1)), classes, groups))
+    if groups is not None and np.shape(groups) != (len(rows),):
+        raise ShapeError(f"groups of shape {list(np.shape(groups))}", f"[{len(rows)}]", "pass one group a row.")
+    try:
+        return list(splitter.split(np.empty((len(rows), 1)), classes, groups))
+    except ValueError as error:  # of scikit-learn
+        raise DataError(
+            given=f"{len(rows)} rows that cannot be divided: {error}",
+            needed="rows for both sides, two of each class, two groups",
+            remedy="change test=, leave rare classes out, or pass coarser labels",
+        ) from error
 
 
 @contextmanager

@@ -94,6 +94,12 @@ def _trustworthiness(split: Split) -> float:
 
     if split.raw is None:
         raise SettingError("trustworthiness without a table of numbers", "data [N, D]", "leave it out of metrics=.")
+    if len(split.test) <= 2 * NEAREST:
+        raise SettingError(
+            given=f"trustworthiness of {NEAREST} neighbours among {len(split.test)} test rows",
+            needed=f"more than {2 * NEAREST} test rows",
+            remedy="raise test=, or leave it out of metrics=",
+        )
     return float(trustworthiness(split.raw, split.test, n_neighbors=NEAREST))
 
 
@@ -122,6 +128,8 @@ def measures(given: Mapping[str, Measure] | Sequence[str] | None, labelled: bool
     """
     if isinstance(given, Mapping):
         return dict(given)
+    if isinstance(given, str):
+        given = (given,)
     names = given if given is not None else WITH_LABELS if labelled else WITHOUT
     found = {name: _measure(name) for name in names}
     if not found:

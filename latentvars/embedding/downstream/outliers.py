@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from latentvars.embedding.alignment.shared import numbers
 from latentvars.embedding.vectors import as_vectors
 from latentvars.errors import DataError, KindError, SettingError
 from latentvars.randomness import derive
@@ -100,17 +101,19 @@ def outliers(
             raise SettingError(f"calibration={calibration}", "a share between 0 and 1", "write calibration=0.5")
         order = np.random.default_rng(derive(seed, 83)).permutation(len(normal))
         held = round(calibration * len(order))
-        judge, learn = normal.values[order[:held]], normal.values[order[held:]]
+        judge, learn = numbers(normal, order[:held]), numbers(normal, order[held:])
     else:
         apart = as_vectors(calibration)
         normal.check_comparable(apart)
-        judge, learn = apart.values, normal.values
+        judge, learn = numbers(apart), numbers(normal)
     if min(len(judge), len(learn)) < 2:
         raise DataError(
             f"{len(learn)} rows to learn from and {len(judge)} for calibration", "two of each", "pass more."
         )
+    if not len(given):
+        raise DataError("no rows to score", "at least one", "pass vectors.")
     fitted = _fitted(detector, learn, neighbours, seed)
-    scores, known = fitted(given.values), np.sort(fitted(judge))
+    scores, known = fitted(numbers(given)), np.sort(fitted(judge))
     as_high = len(known) - np.searchsorted(known, scores, side="left")
     return Outliers(given.ids, scores, (1 + as_high) / (1 + len(known)), known)
 

@@ -91,13 +91,13 @@ def propagate(
         KindError: an estimator that is neither, or latents of sequences.
         ShapeError: y of another length, or fits that differ in the number of coefficients.
         SettingError: fewer than two draws.
-        DataError: a fit with estimates that are not finite.
+        DataError: draws, or a fit with estimates, that are not finite.
         NameUnknownError: no such site.
     """
     tables, means = _tables(latent, site, draws, derive(seed, 81))
     if y is not None and len(y) != tables.shape[1]:
         raise ShapeError(f"y of length {len(y)}", f"one value for each of {tables.shape[1]} rows", "pass as many.")
-    if hasattr(estimator, "predict") and hasattr(estimator, "fit"):
+    if hasattr(estimator, "predict") and hasattr(estimator, "fit") and not isinstance(estimator, type):
         size = tables.shape[-1]
         at = (tables, means) if new is None else _tables(new, site, len(tables), derive(seed, 82), size)
         return _predicted(tables, means, estimator, y, *at)
@@ -196,6 +196,8 @@ def _tables(
             remedy="pass fit.draw_latents(draws=20), or a LatentPosterior",
         )
     tables = _encoded(drawn, categories)
+    if not np.isfinite(tables).all():
+        raise DataError("draws that are not finite", "finite numbers", "leave these rows or draws out.")
     return tables, tables.mean(0)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from latentvars.embedding.vectors import Vectors, as_vectors
-from latentvars.errors import DataError, SettingError, ShapeError
+from latentvars.embedding.vectors import Vectors, as_array, as_vectors
+from latentvars.errors import DataError, KindError, NameUnknownError, SettingError, ShapeError
 
 NOTHING = np.empty(0, dtype=np.int64)
 NUMBERS = 4_000_000  # scores that are held at a time
@@ -41,10 +41,14 @@ class Recommendations:
         return len(self.users)
 
     def __getitem__(self, user: str) -> list[str]:
-        """Items of a user, by id, best first."""
+        """Items of a user, by id, best first.
+
+        Raises:
+            NameUnknownError: no such user.
+        """
         found = self.items[np.flatnonzero(self.users == str(user))]
         if not len(found):
-            raise DataError(f"the user {user!r}", f"one of {len(self)} users", "look the id up in .users.")
+            raise NameUnknownError(f"the user {user!r}", f"one of {len(self)} users", "look the id up in .users.")
         return [item for item in found[0].tolist() if item]
 
 
@@ -61,14 +65,17 @@ def recommend(users: Any, items: Any, k: int = 10, *, seen: Any = None, score: s
 
     Raises:
         ShapeError: vectors of different widths, or ``seen`` of another shape.
-        DataError: users and items of different fits, or a vector of length 0 where cosines are wanted.
-        NameUnknownError: an item in ``seen`` that does not exist.
+        DataError: users and items of different fits, no items, or a vector of length 0 where cosines are wanted.
+        NameUnknownError: a user or an item in ``seen`` that does not exist.
+        KindError: ``seen`` that is neither.
         SettingError: another score, or k below 1.
     """
     users, items = as_vectors(users), as_vectors(items)
     if score not in SCORES or k < 1:
         raise SettingError(f"score={score!r}, k={k}", f"one of {list(SCORES)}, and k from 1", "change it.")
     _check(users, items)
+    if not len(items):
+        raise DataError("no items", "at least one", "pass the items that may be recommended.")
     known, size = _seen(seen, users, items), min(k, len(items))
     positions = np.full((len(users), size), -1, dtype=np.int64)
     scores = np.full((len(users), size), -np.inf)
@@ -102,7 +109,14 @@ def _seen(given: Any, users: Vectors, items: Vectors) -> Callable[[int], np.ndar
         if named:
             users.positions(list(named))  # a misspelt user would have seen nothing
         return lambda user: items.positions(found) if (found := named.get(users.ids[user])) else NOTHING
-    matrix: Any = csr_array(given, copy=True)
+    table: Any = given if issparse(given) else as_array(given)
+    if table.dtype.kind not in "biufc" or table.ndim != 2:
+        raise KindError(
+            given=f"seen of type {type(given).__name__}",
+            needed="a matrix [users, items], or a mapping user id -> item ids",
+            remedy="write seen={user: [item, ...]}",
+        )
+    matrix: Any = csr_array(table, copy=True)
     if matrix.shape != (len(users), len(items)):
         raise ShapeError(
             given=f"seen of shape {list(matrix.shape)}",
