@@ -68,7 +68,7 @@ class Dose:
 
 @pytest.fixture(scope="module")
 def factors() -> lv.Fit:
-    return lv.fit(lv.models.FactorAnalysis(2), IRIS.x, lv.EM(), progress=False)
+    return lv.fit(lv.models.FactorAnalysis(2), IRIS.x, lv.EM(passes=50), progress=False)
 
 
 @pytest.fixture(scope="module")
