@@ -258,6 +258,18 @@ def test_joint_draws_keep_what_rows_share() -> None:
     assert (found.probability == 1).all() and (found.error > 0).all() and found.draws == 500
 
 
+def test_draws_by_site_are_taken_as_a_fit_gives_them() -> None:
+    fit = lv.fit(lv.models.FactorAnalysis(2), np.random.default_rng(5).normal(size=(30, 4)), progress=False)
+    drawn = fit.draw_latents(draws=8)
+    plain = lv.BeliefIndex(np.asarray(drawn["z"]))
+    for index in (lv.BeliefIndex(drawn), lv.BeliefIndex({**drawn, "other": drawn["z"] + 1}, site="z")):
+        assert np.array_equal(index.distances("3"), plain.distances("3"))
+    with pytest.raises(NameUnknownError, match="site="):
+        lv.BeliefIndex({**drawn, "other": drawn["z"]})
+    with pytest.raises(KindError, match="numbers"):
+        lv.BeliefIndex(np.array([["a"]]))
+
+
 def test_the_order_of_a_distance_keeps_the_probabilities() -> None:
     index = lv.BeliefIndex(full())
     by = index.search(index.ids, 3, by="wasserstein")

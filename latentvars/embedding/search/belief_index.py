@@ -32,7 +32,8 @@ class BeliefIndex:
 
     Args:
         beliefs: ``fit.latent(rows)`` (normal and categorical beliefs in closed form, others by draws); draws
-            ``[S, N, W]``; or vectors with ``std``, whose coordinates are then independent.
+            ``[S, N, W]``, also as ``fit.draw_latents`` gives them by site; or vectors with ``std``, whose coordinates
+            are then independent.
         site: of the local, where the model has several.
         ids: of the rows; None: their names.
         draws: of beliefs that are neither normal nor categorical.

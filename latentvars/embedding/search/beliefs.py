@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NoReturn, final
@@ -10,8 +11,8 @@ from typing import Any, NoReturn, final
 import numpy as np
 from torch.distributions import Categorical, Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
-from latentvars.embedding.vectors import Vectors
-from latentvars.errors import DataError, KindError, ShapeError
+from latentvars.embedding.vectors import Vectors, as_array
+from latentvars.errors import DataError, KindError, NameUnknownError, ShapeError
 from latentvars.posterior.latent import LatentPosterior, has_labels, is_discrete
 
 
@@ -143,7 +144,8 @@ def read_beliefs(given: Any, site: str | None, draws: int, seed: int) -> tuple[B
     """Beliefs and, where they are known, the ids of their rows.
 
     Args:
-        given: a :class:`LatentPosterior`, :class:`Vectors` with standard deviations, or draws ``[S, N, W]``.
+        given: a :class:`LatentPosterior`, :class:`Vectors` with standard deviations, or draws ``[S, N, W]``, also by
+            site.
         site: of a posterior with several.
         draws: of beliefs that are neither normal nor categorical.
         seed: of these.
@@ -161,7 +163,12 @@ def read_beliefs(given: Any, site: str | None, draws: int, seed: int) -> tuple[B
         if given.std is None:
             _without_spread("vectors without standard deviations")
         return NormalBeliefs(given.values.astype(float), np.square(given.std, dtype=float)), given.ids.tolist()
-    array = np.asarray(given, dtype=float) if hasattr(given, "shape") else None
+    if isinstance(given, Mapping):
+        given = _of_site(given, site)
+    array = as_array(given) if hasattr(given, "shape") else None
+    if array is not None and array.dtype.kind not in "fiub":
+        raise KindError(f"an array of type {array.dtype}", "numbers", "pass draws [S, N, W].")
+    array = None if array is None else array.astype(float)
     if array is None or array.ndim == 2:
         _without_spread(f"a {type(given).__name__}" if array is None else f"an array of shape {list(array.shape)}")
     if array.ndim != 3 or not array.size:
@@ -169,6 +176,14 @@ def read_beliefs(given: Any, site: str | None, draws: int, seed: int) -> tuple[B
     if not np.isfinite(array).all():
         raise DataError("draws that are not finite", "finite numbers", "leave these rows or draws out.")
     return DrawnBeliefs(array), None
+
+
+def _of_site(drawn: Mapping[str, Any], site: str | None) -> Any:
+    if site is None and len(drawn) == 1:
+        return next(iter(drawn.values()))
+    if site is None or site not in drawn:
+        raise NameUnknownError(f"draws of {list(drawn)}, and site={site!r}", "the name of one", "write site=")
+    return drawn[site]
 
 
 def _of_latent(latent: LatentPosterior, site: str | None, draws: int, seed: int) -> Beliefs:
