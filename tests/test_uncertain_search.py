@@ -268,6 +268,8 @@ def test_draws_by_site_are_taken_as_a_fit_gives_them() -> None:
         lv.BeliefIndex({**drawn, "other": drawn["z"]})
     with pytest.raises(KindError, match="numbers"):
         lv.BeliefIndex(np.array([["a"]]))
+    with pytest.raises(ShapeError, match="2 queries, 3 and 1 ids"):
+        plain.probability_nearer(["1", "2"], ["3", "4", "5"], "6")
 
 
 def test_the_order_of_a_distance_keeps_the_probabilities() -> None:

@@ -15,7 +15,7 @@ from latentvars.embedding.search.index import is_text
 from latentvars.embedding.search.nearer import Nearer, nearer
 from latentvars.embedding.search.uncertain import UncertainNeighbours, among_nearest, neighbours
 from latentvars.embedding.vectors import Vectors
-from latentvars.errors import SettingError
+from latentvars.errors import SettingError, ShapeError
 
 PROBABLE = "probability"
 
@@ -109,13 +109,18 @@ class BeliefIndex:
 
         Raises:
             NameUnknownError: ids that do not exist.
-            ValueError: numbers of ids that do not fit together.
+            ShapeError: numbers of ids that do not fit together.
         """
         asked, _, own = self._asked(query)
         check_alike(asked, self.known)
         of = np.arange(len(asked.means))
         places = self._names.positions
-        of, one, other = (side.copy() for side in np.broadcast_arrays(of, places(a), places(b)))
+        one, other = places(a), places(b)
+        if len({len(of), len(one), len(other)} - {1}) > 1:
+            raise ShapeError(
+                f"{len(of)} queries, {len(one)} and {len(other)} ids", "as many of each, or one", "pass triples."
+            )
+        of, one, other = (side.copy() for side in np.broadcast_arrays(of, one, other))
         found = nearer(asked.take(of), self.known.take(one), self.known.take(other))
         probability, error = found.probability.copy(), found.error.copy()
         fixed = one == other
