@@ -203,6 +203,8 @@ def test_rows_in_files_are_embedded_part_by_part(tmp_path: Path, suffix: str) ->
         assert np.allclose(lv.load_vectors(again).std, fit.latent().std(), atol=1e-6)
     with pytest.raises(ShapeError, match="3 ids"):
         lv.Embedding(fit).export(IRIS, tmp_path / f"w{suffix}", ids=["a", "b", "c"])
+    with pytest.raises(SettingError, match="one table"):
+        lv.Embedding(fit).export(IRIS, tmp_path / "w.npy", return_std=True)
     with pytest.raises(SettingError, match="part by part"):
         lv.Embedding(fit).export(IRIS, tmp_path / "w.vec")
     assert not (tmp_path / f"w{suffix}").exists()

@@ -42,8 +42,8 @@ def refined(program: Program, values: Mapping[str, Tensor], rows: Rows, steps: i
     """The program whose guide tells of these rows, each of which has a normal of its own (Kim et al. 2018).
 
     Maximises the ELBO of each row over the mean and covariance of its locals, from the guide's belief (from the prior
-    where the guide knows nothing of the row), by Adam with the same antithetic draws in every step: a function of
-    the row. It closes the amortisation gap (Cremer, Li & Duvenaud 2018).
+    where the guide knows nothing of the row), by Adam with the same antithetic draws in every step. It closes the
+    amortisation gap (Cremer, Li & Duvenaud 2018).
 
     Args:
         program: with a guide.

@@ -56,6 +56,8 @@ def export(
     target = Path(path).expanduser()
     if target.suffix not in (".parquet", ".npy"):
         raise SettingError(f"a file called {target.name!r}", ".parquet or .npy, written part by part", "rename it")
+    if return_std and target.suffix == ".npy":
+        raise SettingError("return_std=True into .npy, which holds one table", ".parquet", "rename the file")
     if precision not in PRECISIONS:
         raise SettingError(f"precision={precision!r}", f"one of {list(PRECISIONS)}", "change it")
     rows = Rows.of(data)
