@@ -470,7 +470,9 @@ def test_draws_and_distances_belong_to_different_types() -> None:
         with pytest.raises(KindError, match=r"fit.latent\(rows\).sample"):
             getattr(lv.Embedding(fit), ask)(5)
     latent = fit.latent()
-    assert not hasattr(latent, "transform") and not hasattr(latent, "distance")
+    assert not hasattr(latent, "transform")
+    with pytest.raises(KindError, match="BeliefIndex"):
+        latent.distance(0, 1)
     with pytest.raises(KindError, match="LatentPosterior in the place of a fit"):
         lv.Embedding(latent).fit(TABLE)
 
