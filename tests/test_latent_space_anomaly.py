@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.svm import OneClassSVM
 
 import latentvars as lv
-from latentvars.errors import KindError, MissingDataError, SettingError
+from latentvars.errors import DataError, KindError, MissingDataError, SettingError
 from latentvars.latent_space.anomaly import conformal
 
 FLOAT = torch.float64
@@ -160,3 +160,18 @@ def test_a_digit_that_was_left_out_is_found() -> None:
     own = roc_auc_score(truth, found.scores["likelihood"].numpy())
     assert own > 0.9 and own > max(roc_auc_score(truth, score) for score in others.values())
     assert stats.kstest(found.p_values["likelihood"][: len(new)].numpy(), "uniform").statistic < 0.13
+
+
+def test_a_guide_that_is_no_proposal_is_told() -> None:
+    x = lv.datasets.digits().x[:200] / 16
+    fit = lv.from_point(
+        lv.models.VAE.mlp(64, 6, hidden=(8,), likelihood="gaussian").taught(
+            x, np.random.default_rng(0).normal(size=(200, 6)), steps=50
+        ),
+        x,
+        {},
+    )
+    with pytest.warns(UserWarning, match="importance weights of k-hat above 0.7"):
+        lv.LatentSpace(fit).anomaly(x[:20], reference=x[:60])
+    with pytest.raises(DataError, match="no numbers"):
+        lv.LatentSpace(fit).decode("abc")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +29,8 @@ Score = Literal["likelihood", "typicality", "predictive"]
 RESTARTS, MODES = 4, 4  # of rows whose likelihood is found by search
 SEARCHED = 2**14  # numbers of the rows that are searched together
 LEAST_DRAWS = 200
+UNRELIABLE = 0.7  # k-hat above which importance weights are not to be trusted (Vehtari et al. 2024)
+TOLERATED = 0.2  # share of reference rows
 FEWEST = 25  # draws whose largest weights can be smoothed
 
 
@@ -119,6 +122,7 @@ def anomaly(
     found = read(source, data, predictive, draws, by_search, derive(seed, 2))
     rows = Rows.of(data) if isinstance(source, GeneratorSource) else source.fit.conform(data)
     size = len(normal.log_likelihood)
+    _warn(normal.k_hat, by_search)
     each = _scores(found, normal, scores)
     among = _scores(normal, normal, scores)
     return Anomaly(
@@ -130,6 +134,17 @@ def anomaly(
         f"the {size} rows of the fit" if reference is None else f"{size} reference rows",
         tuple(rows.names),
     )
+
+
+def _warn(k_hat: Tensor, by_search: bool) -> None:
+    poor = float((k_hat > UNRELIABLE).double().mean())
+    if poor > TOLERATED:
+        remedy = "raise draws=" if by_search else "search=True finds better ones, more slowly"
+        warnings.warn(
+            f"log-likelihoods of {poor:.0%} of the reference rows are by importance weights of k-hat above {UNRELIABLE}, "
+            f"and too low on average; p-values hold, since reference rows are scored alike. {remedy}",
+            stacklevel=4,
+        )
 
 
 def conformal(score: Tensor, reference: Tensor) -> Tensor:

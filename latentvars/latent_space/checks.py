@@ -21,7 +21,10 @@ def checked(z: Any, source: FittedSource | GeneratorSource) -> Tensor:
         ShapeError: values of another shape.
         DataError: values outside the support.
     """
-    z = torch.as_tensor(z)
+    try:
+        z = torch.as_tensor(z)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"latents that are no numbers: {str(error)[:80]}", "a tensor or array", "pass one") from error
     if isinstance(source, FittedSource) and source.discrete:
         return _labels(z, source)
     shape = source.shape
