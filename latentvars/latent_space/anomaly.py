@@ -141,8 +141,8 @@ def _warn(k_hat: Tensor, by_search: bool) -> None:
     if poor > TOLERATED:
         remedy = "raise draws=" if by_search else "search=True finds better ones, more slowly"
         warnings.warn(
-            f"log-likelihoods of {poor:.0%} of the reference rows are by importance weights of k-hat above {UNRELIABLE}, "
-            f"and too low on average; p-values hold, since reference rows are scored alike. {remedy}",
+            f"log-likelihoods of {poor:.0%} of the reference rows are by importance weights of k-hat above "
+            f"{UNRELIABLE}, and too low on average; p-values hold, since reference rows are scored alike. {remedy}",
             stacklevel=4,
         )
 
