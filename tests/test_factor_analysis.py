@@ -165,6 +165,29 @@ def test_any_model_of_sums_alone_reads_its_rows_once() -> None:
     assert float(fit.point["scale"]) == pytest.approx(float(rows["x"].std(correction=0)), rel=1e-3)
 
 
+@pytest.mark.parametrize("noise", ["diag", "spherical"])
+@pytest.mark.parametrize("floor", [0.0, 0.4])
+def test_a_step_in_one_go_is_that_of_the_rules_in_turn(noise: str, floor: float) -> None:
+    bound, program = bind(lv.models.FactorAnalysis(2, noise=noise), lv.Rows(data(200, 6, 2)))
+    em = lv.EM(variance_floor=floor)
+    state = em.init(Problem(program, bound, starting_point(program, bound, 3), 0))
+    assert state.closed is not None
+    values, batch = dict(state.values), bound.batch(dtype=program.dtype)
+    for _ in range(3):
+        total = state.table.expected(values, batch, with_prior=False)
+        wanted, found = state.steps.maximise(values, total), state.closed.one(values, total)
+        assert found is not None and found.keys() == wanted.keys()
+        for name, value in wanted.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-11, atol=1e-12)
+        values = found
+
+
+def test_with_priors_the_rules_go_in_turn() -> None:
+    model = lv.models.FactorAnalysis(1, priors={"loc": dist.Normal(torch.zeros(4), 1.0).to_event(1)})
+    bound, program = bind(model, lv.Rows(data(60, 4, 1)))
+    assert lv.EM().init(Problem(program, bound, starting_point(program, bound, 0), 0)).closed is None
+
+
 def test_batches_are_kept_apart() -> None:
     x = data(50, 4, 1)
     model = lv.models.FactorAnalysis(1)

@@ -165,6 +165,13 @@ class Family(ABC):
     def maximise(self, step: MStep, reference: Reference) -> Tensor:
         """The value of the global that maximises its share of Q + log prior, the others held."""
 
+    def together(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Arguments | None:
+        """All arguments after :meth:`maximise` of each in turn, under flat priors; of one law, that is of target [].
+
+        None where the family has no shorter way to it than one after the other.
+        """
+        return None
+
     @abstractmethod
     def at_floor(self, argument: str, value: Tensor, reference: Reference) -> Tensor:
         """Whether an argument ``[*batch, *event]`` stands at the least variance, ``[*batch]``."""

@@ -75,13 +75,18 @@ class FactorNormalFamily(Family):
         if step.argument == "loadings":
             return step.finish(_loadings(covariance, scale, step.selection.event[1]), weight)
         loadings = _flat(step.arguments["loadings"], step.target, 2)
-        variance = _noise(covariance, loadings, scale)
-        least = reference.least_variance
-        if step.argument == "shared_scale":
-            floor = torch.zeros(()) if least is None else least.mean()
-            return step.finish(torch.maximum(variance.mean(-1), floor).sqrt(), weight)
-        floor = torch.zeros(()) if least is None else least
-        return step.finish(torch.maximum(variance, floor).sqrt(), weight)
+        return step.finish(_spread(step.argument, _noise(covariance, loadings, scale), reference), weight)
+
+    def together(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Arguments | None:
+        weight, scale = statistics["weight"], _scale(arguments)
+        if not holds_numbers(weight, scale) or not float(weight) > 0:
+            return None
+        offset = statistics["first"].numpy() / float(weight)
+        covariance = torch.as_tensor(statistics["second"].numpy() / float(weight) - offset[:, None] * offset)
+        loadings = _loadings(covariance, scale, arguments["loadings"].shape[-1])
+        spread = "scale" if "scale" in arguments else "shared_scale"
+        found = _spread(spread, _noise(covariance, loadings, scale), reference)
+        return {"loc": torch.as_tensor(offset) + reference.centre, "loadings": loadings, spread: found}
 
     def at_floor(self, argument: str, value: Tensor, reference: Reference) -> Tensor:
         return torch.zeros(value.shape[: value.dim() - self.events[argument]], dtype=torch.bool)
@@ -101,11 +106,20 @@ def _flat(value: Tensor, target: Size, events: int) -> Tensor:
 def _loadings(covariance: Tensor, scale: Tensor, factors: int) -> Tensor:
     """The loadings of greatest likelihood given the noise, ``[B, D, L]``: of the covariance in units of the noise, the
     first L principal axes with variances less one (Lawley & Maxwell 1971, eq. 4.11)."""
-    xp, covariance, scale = _arrays(covariance, scale.expand(*scale.shape[:-1], covariance.shape[-1]))
-    values, vectors = xp.linalg.eigh(covariance / (scale[..., :, None] * scale[..., None, :]))
+    scale = scale.expand(*scale.shape[:-1], covariance.shape[-1])
+    found = torch.linalg.eigh(covariance / (scale[..., :, None] * scale[..., None, :]))
+    xp, values, vectors, scale = _arrays(*found, scale)
     values, vectors = xp.flip(values[..., -factors:], (-1,)), xp.flip(vectors[..., -factors:], (-1,))
     vectors = xp.where(vectors.sum(-2)[..., None, :] < 0, -vectors, vectors)  # one of the two: the same in every run
     return torch.as_tensor(scale[..., None] * vectors * xp.sqrt(xp.clip(values - 1, 0, None))[..., None, :])
+
+
+def _spread(argument: str, variance: Tensor, reference: Reference) -> Tensor:
+    """Standard deviations of the noise from its variances ``[..., D]``, not below their floor."""
+    least = torch.zeros(()) if reference.least_variance is None else reference.least_variance
+    if argument == "shared_scale":
+        return torch.maximum(variance.mean(-1), least.mean()).sqrt()
+    return torch.maximum(variance, least).sqrt()
 
 
 def _noise(covariance: Tensor, loadings: Tensor, scale: Tensor) -> Tensor:

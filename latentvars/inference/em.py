@@ -14,7 +14,7 @@ from latentvars.errors import NumericalError, SupportError
 from latentvars.inference.acceleration import Trial
 from latentvars.inference.algorithm import OneByOne, Problem, Screened
 from latentvars.inference.degenerate import Degenerate, Keep
-from latentvars.inference.fixed_statistics import FixedStatistics
+from latentvars.inference.fixed_statistics import FixedStatistics, Together
 from latentvars.inference.lifted import Lifted
 from latentvars.inference.m_step import Expected, collapsed, expected, lowering, maximise
 from latentvars.inference.m_step_plan import Plan, make_plan
@@ -79,7 +79,7 @@ class EMState:
     last: tuple[Mapping[str, Tensor], Any] | None = None
     trial: Trial | None = None
     table: Tabulated | FixedStatistics | None = None
-    closed: Lifted | None = None
+    closed: Lifted | Together | None = None
 
     @property
     def judged(self) -> Mapping[str, Tensor]:
@@ -243,9 +243,10 @@ class EM:
 
 
 def _maximised(state: EMState, total: Expected | SummedExpected) -> dict[str, Tensor]:
+    found = None
     if state.closed is not None and isinstance(total, Expected):
-        return state.closed.one(state.values, total)
-    return state.steps.maximise(state.values, total)
+        found = state.closed.one(state.values, total)
+    return found or state.steps.maximise(state.values, total)
 
 
 def by_table(

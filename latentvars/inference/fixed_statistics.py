@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from latentvars.contract import Factor
 from latentvars.distributions import Flat
-from latentvars.families import Statistics, without_wrappers
+from latentvars.families import Selection, Statistics, without_wrappers
 from latentvars.inference.m_step import Expected, expected
 from latentvars.inference.m_step_plan import Leaf, Plan, all_leaves
 from latentvars.program import Program
@@ -109,9 +110,40 @@ class FixedStatistics:
     def _likelihood(self, values: Mapping[str, Tensor], statistics: Mapping[str, Statistics]) -> float:
         return sum(float(_likelihood(leaf, self.plan, values, statistics[leaf.name])) for leaf in self.plan.leaves)
 
-    def lifted(self, starts: int) -> None:
-        """Its M-step is the general one."""
-        return None
+    def lifted(self, starts: int) -> Together | None:
+        """The M-step of one start in one go, where a family has such a thing; None: it is the general one."""
+        return Together.of(self.program, self.plan) if starts == 1 else None
+
+
+@dataclass(frozen=True)
+class Together:
+    """The M-step of a model that is one law whose arguments are its globals, all of them at once."""
+
+    plan: Plan
+    leaf: Leaf
+    names: Mapping[str, str]
+
+    @staticmethod
+    def of(program: Program, plan: Plan) -> Together | None:
+        """The M-step, or None where the model is another one: priors, fixed or tied numbers, several laws."""
+        flat = all(rule.closed and rule.prior is None and not rule.hierarchical for rule in plan.rules)
+        if not flat or len(plan.leaves) != 1 or any(site.restriction is not None for site in program.space.sites):
+            return None
+        (leaf,) = plan.leaves
+        names = {argument: one.name for argument, one in leaf.sources.items() if _is_global(one)}
+        whole = len(names) == len(leaf.sources) and {rule.name for rule in plan.rules} == set(names.values())
+        return Together(plan, leaf, names) if whole and not leaf.target else None
+
+    def one(self, values: Mapping[str, Tensor], total: Expected) -> dict[str, Tensor] | None:
+        """The next globals; None where the general M-step has to find them."""
+        arguments, statistics = self.leaf.taken(values), total.statistics[self.leaf.name]
+        found = self.leaf.family.together(arguments, statistics, self.plan.references[self.leaf.name])
+        return None if found is None else {name: found[argument] for argument, name in self.names.items()}
+
+
+def _is_global(source: Selection | Tensor | None) -> TypeGuard[Selection]:
+    """Whether an argument is a global as it is."""
+    return isinstance(source, Selection) and source.blocks == 1
 
 
 def _likelihood(leaf: Leaf, plan: Plan, values: Mapping[str, Tensor], statistics: Statistics) -> Tensor:
