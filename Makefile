@@ -9,7 +9,7 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 WORKERS ?= 2
 CORE_PYTHON ?= $(abspath $(BIN)/python)
 
-.PHONY: help core demo test lint typecheck unit bench bench-quick calibrate clean
+.PHONY: help core demo test test-long lint typecheck unit bench bench-quick calibrate clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ help: ## what can be made
 demo: $(STAMP) ## the main job on three real data sets, with pictures, in under 90 seconds
 	$(BIN)/python examples/demo.py
 
-test: lint typecheck unit ## lint, type check and all tests
+test: lint typecheck unit ## lint, type check and the tests, but for the long ones
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check
@@ -35,7 +35,10 @@ bench: $(STAMP) ## all benchmarks beside their peers (minutes)
 bench-quick: $(STAMP) ## the same, small sizes
 	$(BIN)/python benchmarks/run.py --quick
 
-calibrate: $(STAMP) ## simulation-based calibration of the built-in models
+test-long: $(STAMP) ## the tests that make test leaves out: at length what quicker ones guard
+	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m long
+
+calibrate: test-long ## the long tests, and simulation-based calibration of the built-in models
 	$(THREADS) $(BIN)/python benchmarks/calibrate.py
 
 core: ## the compiled core, built in place after work on core/src

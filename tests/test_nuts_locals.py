@@ -101,15 +101,15 @@ class Both:
 
 def test_discrete_locals_beside_continuous_ones() -> None:
     x = np.array([0.1, 2.9, -0.6, 2.2, 1.4])
-    fit = lv.fit(Both(), {"x": x}, lv.NUTS(draws=800, tune=400, chains=2), seed=2, progress=False)
-    drawn = fit.draw_latents(draws=1600)
+    fit = lv.fit(Both(), {"x": x}, lv.NUTS(draws=400, tune=200, chains=2), seed=2, progress=False)
+    drawn = fit.draw_latents(draws=800)  # errors: 0.018 of a share, 0.03 of z, 0.01 of a weight
     likelihood = stats.norm.pdf(x, np.array([[0.0], [1.5]]), np.sqrt(2.0))
     share = np.linspace(0.0005, 0.9995, 2000)
     density = share * (1 - share) * np.prod(np.outer(share, likelihood[1]) + np.outer(1 - share, likelihood[0]), 1)
     chance = np.outer(share, likelihood[1]) / (np.outer(share, likelihood[1]) + np.outer(1 - share, likelihood[0]))
     expected = (density[:, None] * chance).sum(0) / density.sum()
-    np.testing.assert_allclose(drawn["g"].double().mean(0).numpy(), expected, atol=0.05)
-    assert float(fit.point["weights"][1]) == pytest.approx((density * share).sum() / density.sum(), abs=0.03)
+    np.testing.assert_allclose(drawn["g"].double().mean(0).numpy(), expected, atol=0.07)
+    assert float(fit.point["weights"][1]) == pytest.approx((density * share).sum() / density.sum(), abs=0.04)
     given = np.stack([x / 2, (x - 1.5) / 2])
     both = expected * given[1] + (1 - expected) * given[0]
     np.testing.assert_allclose(drawn["z"].mean(0).numpy(), both, atol=0.12)
@@ -135,12 +135,13 @@ def test_what_is_refused() -> None:
 
 def test_readouts_use_the_locals_that_were_drawn(effects: lv.Fit) -> None:
     assert isinstance(effects.globals, Draws)
-    mu, z = effects.globals.values["mu"].flatten().numpy(), effects.globals.locals["z"].flatten(0, 1).numpy()
-    found = lv.contrast(effects, lambda sites: sites["mu"] + sites["z"].mean(), latents=True, draws=2000)
+    mu = effects.globals.values["mu"][:, ::10].flatten().numpy()
+    z = effects.globals.locals["z"][:, ::10].flatten(0, 1).numpy()
+    found = lv.contrast(effects, lambda sites: sites["mu"] + sites["z"].mean(), latents=True, draws=200)
     np.testing.assert_allclose(next(iter(found.draws.values())).numpy(), mu + z.mean(1), atol=1e-12)
-    tree = effects.to_datatree(2000, predictive=False, latents=False, conditional=True)
+    tree = effects.to_datatree(200, predictive=False, latents=False, conditional=True)
     expected = stats.norm.logpdf(Y, mu[:, None] + z, 1.0)
-    np.testing.assert_allclose(tree["log_likelihood_conditional"]["y"].values.reshape(2000, 6), expected, atol=1e-9)
+    np.testing.assert_allclose(tree["log_likelihood_conditional"]["y"].values.reshape(200, 6), expected, atol=1e-9)
     joint = expected.sum(1) + stats.norm.logpdf(z).sum(1) + stats.norm.logpdf(mu, 0, 10)
     np.testing.assert_allclose(tree["sample_stats"]["lp"].values.flatten(), joint, atol=1e-6)
 

@@ -20,19 +20,24 @@ PRIORS = {
     "loc": dist.Normal(torch.tensor(0.0, dtype=torch.float64), 3.0),
     "scale": dist.LogNormal(torch.tensor(-0.7, dtype=torch.float64), 0.5),
 }
+# length and width of petals by species, in standard deviations (Fisher 1936)
+SPECIES = {
+    "weights": [1 / 3] * 3,
+    "loc": [[-1.3, -1.3], [0.3, 0.2], [1.0, 1.1]],
+    "scale": [[0.1, 0.1], *[[0.3, 0.3]] * 2],
+}
 
 
 @pytest.fixture(scope="module")
 def drawn() -> lv.Fit:
-    """Three chains that begin in three orders of one mode; petals alone, for the sake of time."""
+    """Two chains that begin in two orders of one mode, of which neither undoes the other; petals alone, for time."""
     iris = lv.datasets.iris()
     x = ((iris.x - iris.x.mean(0)) / iris.x.std(0))[:, 2:]
     model = lv.models.GaussianMixture(3, covariance="diag", priors=PRIORS)
-    mode = lv.fit(model, x, lv.EM(restarts=5)).point
     chains = []
-    for number, order in enumerate(([0, 1, 2], [2, 0, 1], [1, 2, 0])):
-        start = {name: value[order] for name, value in mode.items()}
-        sampler = lv.NUTS(draws=700, tune=400, chains=1)
+    for number, order in enumerate(([0, 1, 2], [2, 0, 1])):
+        start = {name: np.array(value)[order] for name, value in SPECIES.items()}
+        sampler = lv.NUTS(draws=500, tune=250, chains=1)
         chains.append(lv.fit(model, x, sampler, seed=number, start=start, progress=False))
     parts = [chain.globals for chain in chains]
     assert all(isinstance(part, Draws) for part in parts)
