@@ -9,13 +9,16 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, stats
 from torch import Tensor, nn
 
 import latentvars as lv
 from latentvars.errors import KindError, SettingError, ShapeError, SupportError
+from latentvars.latent_space.chains import together
+from latentvars.latent_space.inversion import search
 
 FLOAT = torch.float64
+GRID = np.linspace(-4, 4, 40_001)
 
 
 class Square(nn.Module):
@@ -97,20 +100,27 @@ def test_a_network_of_relus_is_inverted_at_both_modes() -> None:
     assert float(found.mean[:, 0].abs().max()) < 0.15 and float(found.std[:, 0].min()) > 0.7
 
 
-def test_a_line_is_inverted_to_its_exact_posterior() -> None:
+def a_line() -> tuple[nn.Linear, Tensor, np.ndarray, np.ndarray, np.ndarray]:
+    """A linear generator under noise .5, rows, and the means, the covariance and the evidence of its posteriors."""
     layer = nn.Linear(3, 5, dtype=FLOAT)
     with torch.no_grad():
         layer.weight.copy_(torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=FLOAT))
-    space = lv.LatentSpace.of_generator(layer, normal(0.0, 3), noise=0.5)
+        layer.bias.copy_(torch.randn(5, generator=torch.Generator().manual_seed(2), dtype=FLOAT))
     x = torch.randn(4, 5, generator=torch.Generator().manual_seed(1), dtype=FLOAT)
-    found = space.invert(x, draws=8_000)
     w, b = layer.weight.detach().numpy(), layer.bias.detach().numpy()
     covariance = np.linalg.inv(np.eye(3) + w.T @ w / 0.25)
     mean = (x.numpy() - b) @ w @ covariance / 0.25
+    evidence = stats.multivariate_normal(b, w @ w.T + 0.25 * np.eye(5)).logpdf(x.numpy())
+    return layer, x, mean, covariance, evidence
+
+
+def test_a_line_is_inverted_to_its_exact_posterior() -> None:
+    layer, x, mean, covariance, evidence = a_line()
+    space = lv.LatentSpace.of_generator(layer, normal(0.0, 3), noise=0.5)
+    found = space.invert(x, draws=8_000)
     assert found.masses.shape[0] == 1 and np.allclose(found.modes[0], mean, atol=1e-5)
     assert np.allclose(found.mean, mean, atol=0.02)
     assert np.allclose(torch.cov(found.draws[:, 0].T), covariance, atol=0.02)
-    evidence = stats.multivariate_normal(b, w @ w.T + 0.25 * np.eye(5)).logpdf(x.numpy())
     assert np.allclose(found.log_evidence, evidence, atol=0.01)
 
 
@@ -156,6 +166,99 @@ def test_chains_through_a_users_model() -> None:
     chains, importance = (space.invert(x[:2], draws=400, method=way) for way in ("nuts", "importance"))
     for row in range(2):
         assert stats.ks_2samp(chains.draws[:, row], importance.draws[:, row]).statistic < 0.12
+
+
+def best_normal(log_density: Any, start: float, grid: np.ndarray) -> tuple[float, float]:
+    """Mean and deviation of the normal of largest ELBO about a mode, by quadrature."""
+    values = log_density(grid)
+
+    def loss(at: np.ndarray) -> float:
+        q = stats.norm.logpdf(grid, at[0], np.exp(at[1]))
+        return -float((np.exp(q) * (values - q)).sum() * (grid[1] - grid[0]))
+
+    best = optimize.minimize(loss, [start, np.log(0.15)], method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-9})
+    return float(best.x[0]), float(np.exp(best.x[1]))
+
+
+def test_normals_fitted_from_both_modes() -> None:
+    space = lv.LatentSpace.of_generator(Square(), normal(0.4), noise=0.3)
+    found = space.invert([[1.0], [2.0]], draws=4_000, method="svi", seed=1)
+    grid = np.linspace(-4, 4, 40_001)
+    for row, value in enumerate([1.0, 2.0]):
+
+        def log_density(z: np.ndarray, value: float = value) -> np.ndarray:
+            return stats.norm.logpdf(value, z**2, 0.3) + stats.norm.logpdf(z, 0.4)
+
+        shares, evidence = quadrature(log_density, grid)
+        assert float(found.log_evidence[row]) == pytest.approx(evidence, abs=0.02)
+        upper = float(found.masses[found.modes[:, row, 0] > 0, row].sum())
+        assert upper == pytest.approx(shares[grid > 0].sum(), abs=0.01)
+        draws, elbo = found.draws[:, row, 0].numpy(), 0.0
+        for sign, mass in ((1.0, upper), (-1.0, 1 - upper)):
+            loc, scale = best_normal(log_density, sign * np.sqrt(value), grid)
+            part = draws[sign * draws > 0.0]
+            assert len(part) / 4_000 == pytest.approx(mass, abs=0.005)
+            # the normal that is nearest is narrower than the mode, and not Laplace's: .958, not .987 for the first
+            assert part.mean() == pytest.approx(loc, abs=0.01) and part.std() == pytest.approx(scale, rel=0.08)
+            q = stats.norm.logpdf(grid, loc, scale)
+            elbo += mass * float((np.exp(q) * (log_density(grid) - q - np.log(mass))).sum() * (grid[1] - grid[0]))
+        assert float(found.elbo[row]) == pytest.approx(elbo, abs=0.01) and elbo < evidence
+        assert float(found.gap[row]) == pytest.approx(evidence - elbo, abs=0.02)
+    assert found.method == "svi" and "nats from the posterior" in str(found)
+    assert torch.equal(space.invert([[1.0], [2.0]], draws=4_000, method="svi", seed=1).draws, found.draws)
+
+
+def test_a_normal_of_a_line_is_its_posterior() -> None:
+    layer, x, mean, covariance, evidence = a_line()
+    space = lv.LatentSpace.of_generator(layer, normal(0.0, 3), noise=0.5)
+    found = space.invert(x, draws=8_000, method="svi")
+    assert found.masses.shape[0] == 1 and np.allclose(found.elbo, evidence, atol=1e-6)
+    assert np.allclose(found.gap, 0, atol=0.01)
+    assert np.allclose(found.mean, mean, atol=0.02)
+    assert np.allclose(torch.cov(found.draws[:, 0].T), covariance, atol=0.02)
+
+
+def test_normals_through_a_users_model_with_a_bounded_latent() -> None:
+    x = np.random.default_rng(0).normal(1.5, 2.0, 60)
+    fit = lv.fit(Doubled(), x, lv.SVI(passes=5), guide="auto", progress=False)
+    space = lv.LatentSpace(fit, "z")
+    normals, importance = (space.invert(x[:3], draws=2_000, method=way) for way in ("svi", "importance"))
+    assert bool((normals.draws > 0).all())
+    assert np.allclose(normals.log_evidence, importance.log_evidence, atol=0.03)
+    assert np.allclose(normals.masses, importance.masses, atol=0.03)
+    for row in range(3):
+        assert stats.ks_2samp(normals.draws[:, row].log(), importance.draws[:, row].log()).statistic < 0.07
+
+
+@pytest.mark.filterwarnings("ignore:.*diverged")
+def test_chains_that_cross_are_weighed_by_modes() -> None:
+    space = lv.LatentSpace.of_generator(Square(), normal(0.4), noise=0.7)  # a low barrier
+    found = space.invert([[1.0], [4.0]], draws=1_000, method="nuts", seed=3)
+    grid = np.linspace(-4, 4, 40_001)
+    for row, value in enumerate([1.0, 4.0]):
+        shares, _ = quadrature(
+            lambda z, value=value: stats.norm.logpdf(value, z**2, 0.7) + stats.norm.logpdf(z, 0.4), grid
+        )
+        upto = np.interp(found.draws[:, row, 0].numpy(), grid, shares.cumsum())
+        assert stats.kstest(upto, "uniform").statistic < 0.07
+    assert float(found.crossed[0]) > 0.1 and "crossed between modes" in str(found)
+    still = space.invert([[4.0]], draws=200, method="nuts")
+    assert float(still.crossed[0]) == 0.0 and "crossed" not in str(still)
+
+
+def test_a_chain_that_leaves_for_good_does_not_take_its_mode_along() -> None:
+    space = lv.LatentSpace.of_generator(Square(), normal(0.4), noise=0.3)
+    target = space.source.target([[2.0]])
+    modes = search(target, 16, 8, 0)
+    heavy, light = (modes.loc[r] + 0.1 * torch.randn(400, 1, 1, dtype=FLOAT) for r in (0, 1))
+    escaped = torch.cat([light[:100], heavy[:300]])
+    free, crossed = together(target, modes, torch.stack([heavy, escaped]), 1_000, 0)
+    upper = float((free[:, 0, 0] > 0).double().mean())
+    shares, _ = quadrature(lambda z: stats.norm.logpdf(2.0, z**2, 0.3) + stats.norm.logpdf(z, 0.4), GRID)
+    assert upper == pytest.approx(shares[GRID > 0].sum(), abs=0.01)  # by chains alone it would be .94
+    assert float(crossed[0]) == pytest.approx(300 / 800)
+    with pytest.warns(UserWarning, match="left modes of mass up to 0.25"):
+        together(target, modes, torch.stack([heavy, heavy]), 1_000, 0)
 
 
 def test_what_cannot_be_inverted_says_why() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -29,7 +30,12 @@ class Inversion:
         log_evidence: log p(x_n) ``[N]``, nats, by importance sampling.
         k_hat: Pareto shape of the importance weights ``[N]``: above .7 they are not to be trusted.
         names: of the rows.
-        method: ``"importance"`` or ``"nuts"``: where the draws come from; masses and evidence are always by importance.
+        method: ``"importance"``, ``"svi"`` or ``"nuts"``: where the draws come from. Masses and evidence are always by
+            importance, under ``"svi"`` from heavy-tailed copies of its normals too.
+        elbo: lower bound of the log evidence by the mixture of the normals that the draws come from ``[N]``, nats;
+            None but under ``"svi"``. What is missing is how far they are from the posterior, see :attr:`gap`.
+        crossed: share of the draws of the chains of a row that lay at another mode than they began at ``[N]``; None
+            but under ``"nuts"``.
     """
 
     draws: Tensor = field(repr=False)
@@ -39,6 +45,8 @@ class Inversion:
     k_hat: Tensor
     names: tuple = field(repr=False)
     method: str = "importance"
+    elbo: Tensor | None = field(default=None, repr=False)
+    crossed: Tensor | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return self.draws.shape[1]
@@ -57,10 +65,21 @@ class Inversion:
         """Modes with some mass ``[N]``."""
         return (self.masses > 1e-3).sum(0)
 
+    @property
+    def gap(self) -> Tensor | None:
+        """KL(normals ‖ posterior) ``[N]``, nats, up to noise of sampling: what the draws of ``"svi"`` are worth, where
+        ``k_hat`` says that the evidence can be trusted; None of other methods."""
+        return None if self.elbo is None else self.log_evidence - self.elbo
+
     def __str__(self) -> str:
         worst = float(self.k_hat.max())
         found = f"{len(self)} rows inverted, {int(self.mode_count.min())} to {int(self.mode_count.max())} modes each"
-        return f"{found}; worst k-hat {worst:.2f}" + (" (above .7: not to be trusted)" if worst > 0.7 else "")
+        said = f"{found} ({self.method}); worst k-hat {worst:.2f}" + (" (above .7: not to be trusted)" * (worst > 0.7))
+        if self.gap is not None:
+            return f"{said}; normals up to {float(self.gap.max()):.2f} nats from the posterior"
+        if self.crossed is None or not bool((self.crossed > 0).any()):
+            return said
+        return f"{said}; chains of {int((self.crossed > 0).sum())} rows crossed between modes, and were weighed by them"
 
 
 @dataclass(frozen=True)
@@ -103,7 +122,7 @@ def inverted(target: Target, modes: Modes, draws: int, seed: int) -> Inversion:
     if not isinstance(draws, int) or draws < 2:
         raise SettingError(f"draws={draws}", "at least two", "write draws=1000")
     weighed = weigh(target, modes, 4 * draws, derive(seed, 2))
-    picked = _resampled(weighed.log_weights, draws, derive(seed, 3))
+    picked = resampled(weighed.log_weights, draws, derive(seed, 3))
     free = weighed.free.gather(0, picked[..., None].expand(-1, -1, weighed.free.shape[-1]))
     return Inversion(
         target.values(free),
@@ -132,9 +151,8 @@ def weigh(target: Target, modes: Modes, size: int, seed: int) -> Weighed:
     shares = modes.log_mass.softmax(0)
     there = modes.log_mass.isfinite().to(shares.dtype)
     shares = (1 - LEAST_SHARE) * shares + LEAST_SHARE * there / there.sum(0)
-    free = _proposed(modes, shares, size, seed)
-    log_each = torch.stack([_student(free, loc, scale) for loc, scale in zip(modes.loc, modes.scale, strict=True)])
-    log_each = log_each + shares.log()[:, None]
+    free = proposed(modes, shares, size, seed)
+    log_each = log_laws(modes, free) + shares.log()[:, None]
     log_q = torch.logsumexp(log_each, 0)
     with torch.no_grad():
         log_p = target.log_density(free).nan_to_num(-1e30, posinf=-1e30, neginf=-1e30)
@@ -142,7 +160,7 @@ def weigh(target: Target, modes: Modes, size: int, seed: int) -> Weighed:
     return Weighed(free, smoothed.log_weights, (log_each - log_q).exp(), smoothed.log_mean, smoothed.k_hat)
 
 
-def _proposed(modes: Modes, shares: Tensor, size: int, seed: int) -> Tensor:
+def proposed(modes: Modes, shares: Tensor, size: int, seed: int, *, heavy: bool = True) -> Tensor:
     """``[size, N, W]``, modes in proportion to their shares (systematically, so that none is left out by chance)."""
     own = generator(seed)
     count, rows, width = modes.loc.shape
@@ -152,20 +170,29 @@ def _proposed(modes: Modes, shares: Tensor, size: int, seed: int) -> Tensor:
     which = torch.searchsorted(shares.cumsum(0).mT.contiguous(), at.mT.contiguous()).mT.clamp(max=count - 1)
     place = torch.arange(rows).expand(size, rows)
     normal = torch.randn(size, rows, width, generator=own, dtype=torch.float64)
-    chi = torch.randn(size, rows, int(FREEDOM), generator=own, dtype=torch.float64).square().sum(-1) / FREEDOM
     moved = (modes.scale[which, place] @ normal[..., None])[..., 0]
-    return modes.loc[which, place] + moved / chi.sqrt()[..., None]
+    if heavy:
+        chi = torch.randn(size, rows, int(FREEDOM), generator=own, dtype=torch.float64).square().sum(-1) / FREEDOM
+        moved = moved / chi.sqrt()[..., None]
+    return modes.loc[which, place] + moved
 
 
-def _student(value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """Log density of the multivariate Student law, ``[S, N]``."""
-    apart = torch.linalg.solve_triangular(scale, (value - loc)[..., None], upper=False)[..., 0].square().sum(-1)
-    width, df = value.shape[-1], torch.tensor(FREEDOM, dtype=value.dtype)
-    constant = torch.lgamma((df + width) / 2) - torch.lgamma(df / 2) - 0.5 * width * torch.log(df * torch.pi)
-    return constant - scale.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * (df + width) * torch.log1p(apart / df)
+def log_laws(modes: Modes, free: Tensor, *, heavy: bool = True) -> Tensor:
+    """Log densities ``[R, S, N]`` of draws ``[S, N, W]`` under the Student law, or the normal, of each mode."""
+    width, df = free.shape[-1], torch.tensor(FREEDOM, dtype=free.dtype)
+    found = []
+    for loc, scale in zip(modes.loc, modes.scale, strict=True):
+        apart = torch.linalg.solve_triangular(scale, (free - loc)[..., None], upper=False)[..., 0].square().sum(-1)
+        size = scale.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        if heavy:
+            constant = torch.lgamma((df + width) / 2) - torch.lgamma(df / 2) - 0.5 * width * torch.log(df * torch.pi)
+            found.append(constant - size - 0.5 * (df + width) * torch.log1p(apart / df))
+        else:
+            found.append(-0.5 * apart - size - 0.5 * width * math.log(2 * math.pi))
+    return torch.stack(found)
 
 
-def _resampled(log_weights: Tensor, draws: int, seed: int) -> Tensor:
+def resampled(log_weights: Tensor, draws: int, seed: int) -> Tensor:
     """Positions ``[draws, N]`` of draws in proportion to their weights, in random order."""
     own = generator(seed)
     rows = log_weights.shape[1]

@@ -25,6 +25,7 @@ from latentvars.latent_space.inversion import Inversion, inverted, search
 from latentvars.latent_space.measures import Measures
 from latentvars.latent_space.paths import LatentPath, check_steps, circle, line, travelled
 from latentvars.latent_space.sampling import check_draws, within
+from latentvars.latent_space.variational import by_svi
 from latentvars.randomness import derive
 
 Way = Literal["line", "circle", "geodesic"]
@@ -289,7 +290,7 @@ class LatentSpace:
         draws: int = 1_000,
         restarts: int = 16,
         modes: int = 8,
-        method: Literal["importance", "nuts"] = "importance",
+        method: Literal["importance", "svi", "nuts"] = "importance",
         seed: int = 0,
     ) -> Inversion:
         """The posterior of the latent of rows, through the decoder: its modes, their masses, and draws.
@@ -302,8 +303,10 @@ class LatentSpace:
             draws: S.
             restarts: of each row.
             modes: most of them that are kept.
-            method: where draws come from: ``"nuts"``: a chain from each mode, as many draws of it as the mode has mass
-                (needs nutpie); for latents of which importance weights are poor.
+            method: where draws come from. ``"svi"``: normals of full covariance on the real numbers of the latent, one
+                fitted from each mode, in proportion to the masses of the modes. ``"nuts"``: chains, one from each
+                mode, whose draws near a mode count as much as the mode has mass, chains that cross or not (needs
+                nutpie); for latents of which importance weights are poor.
             seed: of starts and draws.
 
         Raises:
@@ -312,12 +315,14 @@ class LatentSpace:
             NumericalError: a row without a density.
         """
         check_continuous(self.source, "inversion by search")
-        if method not in ("importance", "nuts"):
-            raise SettingError(f"method={method!r}", '"importance" or "nuts"', "correct it")
+        if method not in ("importance", "svi", "nuts"):
+            raise SettingError(f"method={method!r}", '"importance", "svi" or "nuts"', "correct it")
         target = self.source.target(data)
         found = search(target, restarts, modes, seed)
         by_importance = inverted(target, found, draws, seed)
-        return by_importance if method == "importance" else by_chains(target, found, by_importance, seed)
+        if method == "importance":
+            return by_importance
+        return (by_svi if method == "svi" else by_chains)(target, found, by_importance, seed)
 
     def anomaly(
         self,
