@@ -221,6 +221,10 @@ def started(
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The environment of a process with as many threads as the settings say, for every library."""
+    """The environment of a process with as many threads as the settings say, for every library.
+
+    Bytecode is kept, as in any installation: without it every import compiles all of a package's text.
+    """
     threads = dict.fromkeys(THREAD_VARIABLES, str(settings.threads))
-    return {**os.environ, **threads, "PYTHONWARNINGS": "ignore"}
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**own, **threads, "PYTHONWARNINGS": "ignore"}

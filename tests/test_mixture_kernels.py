@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentvars.kernels.mixtures import Form, Normals, expected
+from latentvars.kernels.mixtures import Form, Normals, expected, maximum_of_sums, normal_expected
 
 SHAPES = [(1, 1, 1, 1), (13, 3, 2, 4), (5000, 2, 3, 5), (777, 7, 1, 13)]
 
@@ -50,7 +50,10 @@ def test_products_are_those_of_numpy(form: Form, rows: int, size: int, mixtures:
 
 @pytest.mark.parametrize("kind", ["covariance", "scales", "one scale"])
 @pytest.mark.parametrize("shared", [False, True])
-def test_residuals_are_about_the_mean_of_each_component(kind: str, shared: bool) -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_normals_are_those_of_numpy_by_products_and_by_residuals(kind: str, shared: bool, apart: bool) -> None:
+    if shared and kind == "one scale" and not apart:
+        pytest.skip("no model has one scale for all of its components")
     noise = np.random.default_rng(1)
     rows, size, mixtures, components = 300, 3, 2, 4
     count = mixtures if shared else mixtures * components
@@ -65,15 +68,39 @@ def test_residuals_are_about_the_mean_of_each_component(kind: str, shared: bool)
     full = whole if kind == "covariance" else np.stack([np.diag(np.broadcast_to(s, size) ** 2) for s in whole])
     d = x[:, None] - loc
     distance = np.einsum("nki,kij,nkj->nk", d, np.linalg.inv(full), d)
-    log_weights = np.log(noise.dirichlet(np.ones(components), mixtures))
+    weight, centre = noise.dirichlet(np.ones(components), mixtures), noise.normal(size=size)
     density = -0.5 * (distance + size * np.log(2 * np.pi) + np.linalg.slogdet(full)[1])
-    objective, share = posterior(density.reshape(rows, mixtures, components) + log_weights, weights)
-    given = (torch.from_numpy(log_weights), torch.from_numpy(x), torch.from_numpy(weights))
-    found = Normals(torch.from_numpy(loc), torch.from_numpy(spread)).residual(*given)
+    objective, share = posterior(density.reshape(rows, mixtures, components) + np.log(weight), weights)
     form = {"covariance": Form.FULL, "scales": Form.DIAGONAL, "one scale": Form.SPHERICAL}[kind]
-    sums = np.stack([share[:, k] @ features(form, d[:, k]) for k in range(8)])
-    np.testing.assert_allclose(found[0], objective, rtol=1e-12)
-    np.testing.assert_allclose(found[1], sums, rtol=1e-10, atol=1e-10)
+    all_over = (features(form, x - centre) * weights[:, None]).sum(0)[1 + size :]
+    given = [torch.from_numpy(value) for value in (weight, x, weights, centre, all_over)]
+    normals = Normals(torch.from_numpy(loc), torch.from_numpy(spread))
+    found = normal_expected(normals, *given, reach=1.0, widest=0.0 if apart else 1e9)
+    about = loc if apart else np.broadcast_to(centre, loc.shape)
+    sums = np.stack([share[:, k] @ features(form, x - about[k]) for k in range(8)])
+    wanted, sums_found = sums, found.sums.numpy()
+    if shared and not apart:  # what components share is known of all of them together
+        wanted, sums_found = (one.reshape(mixtures, components, -1).sum(1)[:, 1 + size :] for one in (sums, sums_found))
+        np.testing.assert_allclose(found.sums[:, : 1 + size], sums[:, : 1 + size], rtol=1e-10, atol=1e-10)
+    assert found.apart == apart
+    assert found.sharpest == pytest.approx(np.sqrt(np.diagonal(np.linalg.inv(full), axis1=1, axis2=2).max()))
+    np.testing.assert_allclose(found.objective, objective, rtol=1e-12)
+    np.testing.assert_allclose(sums_found, wanted, rtol=1e-10, atol=1e-10)
+    check_maximum(normals, found.sums, torch.from_numpy(about.copy()), share, x)
+
+
+def check_maximum(normals: Normals, sums: torch.Tensor, about: torch.Tensor, share: np.ndarray, x: np.ndarray) -> None:
+    """The maximum is weighted means, and moments about them, pooled over components that share a spread."""
+    found, _ = maximum_of_sums(normals, sums, about, None)
+    total = share.sum(0)
+    loc = share.T @ x / total[:, None]
+    np.testing.assert_allclose(found.loc, loc, rtol=1e-9, atol=1e-10)
+    d = x[:, None] - loc
+    second = np.einsum("nk,nki,nkj->kij", share, d, d).reshape(len(normals.spread), -1, *2 * (x.shape[1],)).sum(1)
+    second /= total.reshape(len(normals.spread), -1).sum(1)[:, None, None]
+    squares = np.diagonal(second, axis1=1, axis2=2)
+    wanted = {3: second, 2: np.sqrt(squares), 1: np.sqrt(squares.mean(1))}[normals.spread.dim()]
+    np.testing.assert_allclose(found.spread, wanted, rtol=1e-8, atol=1e-10)
 
 
 def test_threads_and_the_place_of_weightless_rows_change_nothing() -> None:

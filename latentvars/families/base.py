@@ -17,7 +17,7 @@ from latentvars.distributions.bijection import base_support
 from latentvars.families.leaves import argument
 
 HALF_LINES = {type(constraints.positive), type(constraints.nonnegative)}
-Statistics = dict[str, Tensor]
+Statistics = Mapping[str, Tensor]
 Arguments = dict[str, Tensor]
 
 

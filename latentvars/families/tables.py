@@ -9,6 +9,9 @@ instead.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -21,6 +24,38 @@ from latentvars.kernels.mixtures import Form
 
 WIDEST = 1e3  # range over the smallest standard deviation
 MOST_CATEGORIES = 64
+
+
+@dataclass(frozen=True)
+class Packed(Mapping[str, Tensor]):
+    """Statistics that are laid out under their names when somebody asks for one.
+
+    Attributes:
+        table: of their family.
+        sums: Σ w t(x), ``[B, F]``.
+        lead: the axes in the place of B, as ``[S, K]``.
+        target: joint batch shape of the arguments, ``[K]`` or ``[K, D]``.
+    """
+
+    table: Table
+    sums: Tensor
+    lead: Size
+    target: Size
+
+    @cached_property
+    def named(self) -> dict[str, Tensor]:
+        every = Size((len(self.sums), *self.target[1:]))
+        found = self.table.statistics(self.sums, every)
+        return {name: value.reshape(*self.lead, *value.shape[1:]) for name, value in found.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.named[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.named)
+
+    def __len__(self) -> int:
+        return len(self.named)
 
 
 class Table(ABC):

@@ -63,7 +63,8 @@ class EMState:
         values: constrained globals.
         objective: highest objective seen, nats.
         updates: how many M-steps were done.
-        change: largest relative change of a global in the last update.
+        change: largest relative change of a global in the last update, where a tolerance asks for it; infinite where an
+            extrapolation was taken back.
         last: the globals before the last update and its expected statistics, to tell who lowered the objective.
         trial: progress of the acceleration; None where there is none.
         table: the E-step by products, or of statistics that stay; None where it goes the general way.
@@ -218,7 +219,7 @@ class EM:
             raise _decrease(state, total)
         values = _maximised(state, total)
         check_finite(values)
-        change = largest_change(state.values, values)
+        change = 0.0 if self.parameter_tolerance is None else largest_change(state.values, values)
         if trial is not None:
             updated = values
             trial, values = trial.step(state.program.space, state.values, updated)

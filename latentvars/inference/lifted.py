@@ -7,12 +7,14 @@ all starts stand in an argument with one more axis, and no statistic is shared b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Size, Tensor
 
 from latentvars.families import Arguments, MStep, Reference, Selection, Statistics
+from latentvars.families.discrete import CategoricalFamily
+from latentvars.families.tables import Packed
 from latentvars.inference.m_step import Expected
 from latentvars.inference.m_step_plan import Leaf, Plan, Rule
 from latentvars.inference.normal_rules import NormalRules
@@ -28,12 +30,14 @@ class Lifted:
         leaves: name → the leaf of all starts.
         starts: S.
         normal: means and spreads of normals that the compiled core maximises; None where there are none.
+        shares: global that is the probabilities of one categorical law, under a flat prior → the leaf of that law.
     """
 
     plan: Plan
     leaves: Mapping[str, Leaf]
     starts: int
     normal: NormalRules | None = None
+    shares: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(program: Program, plan: Plan, starts: int, normal: NormalRules | None) -> Lifted | None:
@@ -44,13 +48,14 @@ class Lifted:
         if not plain or known or computed or plan.retained:
             return None
         leaves = {one.name: _lifted(one, starts) for one in plan.leaves}
-        return Lifted(plan, leaves, starts, normal)
+        shares = {
+            rule.name: rule.leaf.name for rule in plan.rules if rule.leaf is not None and _is_share(rule, rule.leaf)
+        }
+        return Lifted(plan, leaves, starts, normal, shares)
 
     def one(self, values: Mapping[str, Tensor], total: Expected) -> dict[str, Tensor]:
         """The M-step of a single start."""
-        statistics = {
-            leaf: {name: value[None] for name, value in own.items()} for leaf, own in total.statistics.items()
-        }
+        statistics = {leaf: _among(own) for leaf, own in total.statistics.items()}
         offsets = {leaf: offset[None] for leaf, offset in total.offsets.items()}
         found = self.maximise({name: value[None] for name, value in values.items()}, statistics, offsets)
         return {name: value[0] for name, value in found.items()}
@@ -82,6 +87,9 @@ class Lifted:
             assert rule.leaf is not None
             if fused is not None and rule.name in (fused.loc, fused.spread):
                 continue
+            if rule.name in self.shares:
+                current[rule.name] = _shares(statistics[rule.leaf.name]["counts"], current[rule.name])
+                continue
             own, at = statistics[rule.leaf.name], references[rule.leaf.name]
             current[rule.name] = self._closed(rule, rule.leaf, current, own, at)
         return current
@@ -95,6 +103,27 @@ class Lifted:
         arguments, value = self.arguments(of, current), current[rule.name]
         step = MStep(rule.argument, arguments, statistics, leaf.target, selection, value, rule.prior)
         return leaf.family.maximise(step, at)
+
+
+def _is_share(rule: Rule, leaf: Leaf) -> bool:
+    """Whether a global is the probabilities of one law, as they are."""
+    source = leaf.sources[rule.argument]
+    plain = isinstance(source, Selection) and source.blocks == 1 and rule.prior is None
+    return plain and isinstance(leaf.family, CategoricalFamily)
+
+
+def _shares(counts: Tensor, otherwise: Tensor) -> Tensor:
+    """Counts ``[S, ..., K]`` as shares ``[S, K]``; a start without any keeps what it has."""
+    found = counts.reshape(otherwise.shape)
+    total = found.sum(-1, keepdim=True)
+    return found / total if bool((total > 0).all()) else torch.where(total > 0, found / total, otherwise)
+
+
+def _among(own: Statistics) -> Statistics:
+    """The statistics of one start as those of one among several."""
+    if isinstance(own, Packed):
+        return replace(own, lead=Size((1, *own.lead)))
+    return {name: value[None] for name, value in own.items()}
 
 
 def padded(value: Tensor, events: int, rank: int, starts: int) -> Tensor:

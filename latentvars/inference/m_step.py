@@ -105,7 +105,8 @@ class Expected:
     @property
     def inputs(self) -> Inputs:
         """All numbers that the M-step reads of it."""
-        return self.statistics, self.offsets, [(kept.weights, kept.values) for kept in self.retained]
+        statistics = {leaf: dict(own) for leaf, own in self.statistics.items()}
+        return statistics, self.offsets, [(kept.weights, kept.values) for kept in self.retained]
 
     @property
     def constants(self) -> tuple[Any, ...]:

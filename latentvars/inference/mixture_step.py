@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Size, Tensor
 
-from latentvars.families import Arguments, Family, Reference, Statistics
+from latentvars.families import Arguments, Family, Reference
 from latentvars.families.normal import covariance_of
-from latentvars.families.tables import WIDEST, MultivariateNormalTable, SphericalTable, Table, is_normal
+from latentvars.families.tables import WIDEST, MultivariateNormalTable, Packed, SphericalTable, Table, is_normal
 from latentvars.inference.points import Points
-from latentvars.kernels.mixtures import Form, Normals, expected
+from latentvars.kernels.mixtures import Form, Normals, expected, normal_expected
 
 NARROWEST = 1e12  # range over a standard deviation, where no number of the data has digits left
 
@@ -25,13 +25,13 @@ class MixtureStep(NamedTuple):
 
     Attributes:
         objective: Σ w log p(x) ``[S]``, nats; not finite where arguments are none, or too narrow for any digits.
-        statistics: of the components, ``[S, *target, *event]``.
+        statistics: of the components, ``[S, *target, *event]``, not laid out yet.
         counts: Σ w r, ``[S, K]``.
         offset: of the centre of the statistics from that of the reference, ``[S, *target, *event of x]``; None: none.
     """
 
     objective: Tensor
-    statistics: Statistics
+    statistics: Packed
     counts: Tensor
     offset: Tensor | None
 
@@ -57,44 +57,31 @@ def mixture_step(
         target: joint batch shape of the arguments of one set of globals.
         at: about which the features are taken.
     """
-    every = Size((weights.numel(), *target[1:]))
+    shape = Size((len(weights), target[0]))
     if isinstance(arguments, Normals) or is_normal(table):
         if not isinstance(arguments, Normals):
             arguments = Normals(*normal_arguments(table, arguments, len(weights), target))
-        objective, sums, loc = _normals(table, points, arguments, weights.log(), at)
+        objective, sums, loc = _normals(points, arguments, weights, at)
     else:
+        every = Size((weights.numel(), *target[1:]))
         whole = {
             name: value.expand((len(weights), *target, *value.shape[value.dim() - family.events[name] :])).flatten(0, 1)
             for name, value in arguments.items()
         }
         objective, sums, loc = *_by_features(table, points, table.natural(whole, every, at), weights.log(), at), None
-    shape = (len(weights), target[0])
-    statistics = {name: v.reshape(*shape, *v.shape[1:]) for name, v in table.statistics(sums, every).items()}
+    statistics = Packed(table, sums, shape, target)
     offset = None if loc is None else loc.reshape(statistics["first"].shape) - at.centre
     return MixtureStep(objective + points.base, statistics, sums[:, 0].reshape(shape), offset)
 
 
-def _normals(
-    table: Table, points: Points, normals: Normals, log_weights: Tensor, at: Reference
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _normals(points: Points, normals: Normals, weights: Tensor, at: Reference) -> tuple[Tensor, Tensor, Tensor | None]:
     """Objectives, sums, and the means where the sums are about them."""
-    starts, components = log_weights.shape
-    loc = normals.loc
-    reach = points.reach
-    if normals.sharpest * reach >= WIDEST:
-        objective, sums = normals.residual(log_weights, points.matrix, points.weights)
-        return objective if normals.sharpest * reach < NARROWEST else objective * torch.nan, sums, loc
-    centre = at.centre.reshape(-1).contiguous()
-    natural, squares = normals.natural(centre, table.own is not None)
-    natural[:, 0] += log_weights.reshape(-1)
-    objective, sums = expected(table.form, points.matrix, centre, points.weights, natural, starts)
-    enough = len(points.weights) > loc.shape[1] * components  # the squares of a few rows say nothing of their spread
-    if enough and normals.variance_from(sums, points.shared) * WIDEST**2 < reach**2:
-        return *normals.residual(log_weights, points.matrix, points.weights), loc
-    if table.own is not None:
-        objective += squares @ points.shared
-        sums = torch.cat([sums, (points.shared / components).expand(len(sums), -1)], 1)
-    return objective, sums, None
+    centre, reach = at.centre.reshape(-1).contiguous(), points.reach
+    found = normal_expected(
+        normals, weights.contiguous(), points.matrix, points.weights, centre, points.shared, reach, WIDEST
+    )
+    objective = found.objective if found.sharpest * reach < NARROWEST else found.objective * torch.nan
+    return objective, found.sums, normals.loc if found.apart else None
 
 
 def normal_arguments(table: Table, arguments: Arguments, starts: int, target: Size) -> tuple[Tensor, Tensor]:

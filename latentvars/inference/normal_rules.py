@@ -13,9 +13,9 @@ from torch import Tensor
 
 from latentvars.families import Reference, Selection, Statistics
 from latentvars.families.normal import raised
-from latentvars.families.tables import Form, MultivariateNormalTable, SphericalTable, Table, is_normal
+from latentvars.families.tables import Form, MultivariateNormalTable, Packed, SphericalTable, Table, is_normal
 from latentvars.inference.m_step_plan import Leaf, Plan
-from latentvars.kernels.mixtures import Normals, maximum
+from latentvars.kernels.mixtures import Normals, maximum, maximum_of_sums
 
 
 @dataclass(frozen=True)
@@ -71,20 +71,29 @@ class NormalRules:
             statistics: ``[S, *target, *event]``.
             at: about whose centre they are.
         """
-        normals, matrix = self.given(values), isinstance(self.table, MultivariateNormalTable)
+        normals = self.given(values)
         rows, size = normals.loc.shape
-        first = statistics["first"].reshape(rows, size)
-        weight = statistics["weight"].reshape(rows, -1)[:, 0]
-        second = statistics["second"].reshape(rows, size, size) if matrix else statistics["second"].reshape(rows, size)
         centre = at.centre.reshape(-1) if at.centre.numel() == size else at.centre.reshape(rows, size)
         least = None if at.least_variance is None else at.least_variance.reshape(-1)
-        found, low = maximum(normals, weight, first, second, centre, least)
+        if isinstance(statistics, Packed):
+            found, low = maximum_of_sums(normals, statistics.sums, centre, least)
+        else:
+            found, low = self._from_named(normals, statistics, centre, least)
         if least is not None and bool(low.any()):
             found.spread[low] = raised(found.spread[low], least)
         return {
             self.loc: found.loc.reshape(values[self.loc].shape),
             self.spread: found.spread.reshape(values[self.spread].shape),
         }
+
+    def _from_named(
+        self, normals: Normals, statistics: Statistics, centre: Tensor, least: Tensor | None
+    ) -> tuple[Normals, Tensor]:
+        rows, size = normals.loc.shape
+        first, second = statistics["first"].reshape(rows, size), statistics["second"]
+        weight = statistics["weight"].reshape(rows, -1)[:, 0]
+        each = (size, size) if isinstance(self.table, MultivariateNormalTable) else (size,)
+        return maximum(normals, weight, first, second.reshape(rows, *each), centre, least)
 
 
 def _is_whole(source: Selection | Tensor | None, blocks: int) -> bool:

@@ -165,7 +165,7 @@ class Tabulated:
     def _mixture(self, points: Points, arguments: Arguments | Normals, weights: Tensor) -> Expected:
         arguments = arguments if isinstance(arguments, Normals) else self._padded(arguments, 1)
         step = self._step(points, arguments, weights.reshape(1, -1))
-        own = {name: value[0] for name, value in step.statistics.items()}
+        own = replace(step.statistics, lead=step.statistics.lead[1:])
         offsets = {} if step.offset is None else {self.leaf.name: step.offset[0]}
         statistics = {self.leaf.name: own} | self._counts({"weights": step.counts[0]})
         return Expected(float(step.objective), statistics, offsets=offsets)

@@ -76,27 +76,27 @@ def mixture_expected(
     sums: np.ndarray,
     threads: int,
 ) -> None: ...
-def mixture_residual(
+def normal_expected(
     values: np.ndarray,
     weights: np.ndarray,
+    centre: np.ndarray,
+    shares: np.ndarray,
     loc: np.ndarray,
-    factors: np.ndarray,
-    constant: np.ndarray,
-    triangle: bool,
-    one_scale: bool,
+    spread: np.ndarray,
+    shared: np.ndarray,
+    reach: float,
+    widest: float,
     objective: np.ndarray,
     sums: np.ndarray,
     threads: int,
-) -> None: ...
-def normal_whitened(loc: np.ndarray, spread: np.ndarray, factors: np.ndarray, constant: np.ndarray) -> float: ...
-def normal_natural(
+) -> tuple[bool, float]: ...
+def normal_maximum_of_sums(
+    sums: np.ndarray,
+    centre: np.ndarray,
+    least: np.ndarray,
     loc: np.ndarray,
     spread: np.ndarray,
-    factors: np.ndarray,
-    constant: np.ndarray,
-    centre: np.ndarray,
-    own: np.ndarray,
-    squares: np.ndarray,
+    low: np.ndarray,
 ) -> None: ...
 def normal_maximum(
     weight: np.ndarray,
@@ -108,4 +108,3 @@ def normal_maximum(
     spread: np.ndarray,
     low: np.ndarray,
 ) -> None: ...
-def normal_variance(loc: np.ndarray, spread: np.ndarray, sums: np.ndarray, shared: np.ndarray) -> float: ...

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,64 +60,60 @@ class Normals:
     loc: Tensor
     spread: Tensor
 
-    @cached_property
-    def _whitened(self) -> tuple[Tensor, Tensor, float]:
-        size = self.loc.shape[1]
-        numbers = (1, size, size * (size + 1) // 2)[self.spread.dim() - 1]
-        factors = self.loc.new_empty((len(self.spread), numbers))
-        constant = self.loc.new_empty(len(self.loc))
-        arrays = (self.loc, self.spread, factors, constant)
-        return factors, constant, _core.normal_whitened(*(array.numpy() for array in arrays))
-
     @property
-    def sharpest(self) -> float:
-        """The largest inverse of a standard deviation; infinite where a spread is none."""
-        return self._whitened[2]
+    def products(self) -> int:
+        """R, how many products of features tell the spread."""
+        size = self.loc.shape[1]
+        return (1, size, size * (size + 1) // 2)[self.spread.dim() - 1]
 
-    def natural(self, centre: Tensor, apart: bool) -> tuple[Tensor, Tensor]:
-        """Coefficients of 1, x − c and products of it.
 
-        Args:
-            centre: c, ``[D]``.
-            apart: whether those of the products stand by themselves, once for each spread.
+class NormalSums(NamedTuple):
+    """The E-step of S mixtures of normals.
 
-        Returns:
-            ``[B, F]``, and ``[G, R]`` or ``[0, R]``.
-        """
-        factors, constant, _ = self._whitened
-        size, rest = self.loc.shape[1], factors.shape[1]
-        own = self.loc.new_empty((len(self.loc), 1 + size + (0 if apart else rest)))
-        squares = self.loc.new_empty((len(self.spread) if apart else 0, rest))
-        arrays = (self.loc, self.spread, factors, constant, centre, own, squares)
-        _core.normal_natural(*(array.numpy() for array in arrays))
-        return own, squares
+    Attributes:
+        objective: Σ w log p(x) of each, ``[S]``, nats.
+        sums: Σ w r (1, x − c, products of x − c), ``[S·K, 1 + D + R]``; products that components share are divided
+            evenly among them.
+        apart: whether c is the mean of each component, and not the centre.
+        sharpest: the largest inverse of a standard deviation; infinite where a spread is none.
+    """
 
-    def variance_from(self, sums: Tensor, shared: Tensor) -> float:
-        """The smallest variance to which sums lead.
+    objective: Tensor
+    sums: Tensor
+    apart: bool
+    sharpest: float
 
-        Args:
-            sums: of features about a centre, ``[B, F]``.
-            shared: sums of products of all components together ``[R]``, where they share a spread; else ``[0]``.
-        """
-        return _core.normal_variance(self.loc.numpy(), self.spread.numpy(), sums.numpy(), shared.numpy())
 
-    def residual(self, log_weights: Tensor, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """As :func:`expected`, about the mean of each component: right however far apart the components are.
+def normal_expected(
+    normals: Normals,
+    shares: Tensor,
+    values: Tensor,
+    weights: Tensor,
+    centre: Tensor,
+    shared: Tensor,
+    reach: float,
+    widest: float,
+) -> NormalSums:
+    """The E-step by products of features as long as these keep their digits, and by residuals where not.
 
-        Args:
-            log_weights: of the components, ``[S, K]``.
-            values: ``[M, D]``.
-            weights: of the observations, ``[M]``.
-        """
-        factors, constant, _ = self._whitened
-        size, rest = self.loc.shape[1], factors.shape[1]
-        objective = self.loc.new_empty(len(log_weights))
-        sums = self.loc.new_empty((len(self.loc), 1 + size + rest))
-        constant = (constant + log_weights.reshape(-1)).numpy()
-        x, w, loc, out = values.numpy(), weights.numpy(), self.loc.numpy(), (objective.numpy(), sums.numpy())
-        matrix, one = self.spread.dim() == 3, self.spread.dim() == 1
-        _core.mixture_residual(x, w, loc, factors.numpy(), constant, matrix, one, *out, torch.get_num_threads())
-        return objective, sums
+    Args:
+        normals: of all mixtures, those of each after those of the one before.
+        shares: weights of the components, ``[S, K]``.
+        values: observations ``[M, D]``.
+        weights: theirs, ``[M]``.
+        centre: ``[D]``.
+        shared: sums of products over all observations ``[R]``, where components share a spread.
+        reach: the largest distance of a number from the centre.
+        widest: the range over a standard deviation at which products give way.
+    """
+    rows, size = normals.loc.shape
+    objective = torch.empty(len(shares), dtype=torch.float64)
+    sums = torch.empty((rows, 1 + size + normals.products), dtype=torch.float64)
+    x, w, c, share, all_over = (one.numpy() for one in (values, weights, centre, shares, shared))
+    loc, spread, out = normals.loc.numpy(), normals.spread.numpy(), (objective.numpy(), sums.numpy())
+    threads = torch.get_num_threads()
+    found = _core.normal_expected(x, w, c, share, loc, spread, all_over, reach, widest, *out, threads)
+    return NormalSums(objective, sums, *found)
 
 
 def maximum(
@@ -141,4 +137,14 @@ def maximum(
     least = normals.loc.new_empty(0) if least is None else least
     arrays = (weight, first, second, centre, least, found.loc, found.spread, low)
     _core.normal_maximum(*(array.contiguous().numpy() for array in arrays))
+    return found, low.bool()
+
+
+def maximum_of_sums(normals: Normals, sums: Tensor, centre: Tensor, least: Tensor | None) -> tuple[Normals, Tensor]:
+    """As :func:`maximum`, from sums ``[B, 1 + D + R]`` as :class:`NormalSums` has them."""
+    found = Normals(normals.loc.clone(), normals.spread.clone())
+    low = torch.empty(len(normals.spread), dtype=torch.uint8)
+    least = normals.loc.new_empty(0) if least is None else least
+    arrays = (sums, centre, least, found.loc, found.spread, low)
+    _core.normal_maximum_of_sums(*(array.numpy() for array in arrays))
     return found, low.bool()
