@@ -114,7 +114,7 @@ class Groups:
 
 def test_labels_are_put_in_order() -> None:
     pytest.importorskip("nutpie")
-    sampler = lv.NUTS(draws=60, tune=60, chains=1)
+    sampler = lv.NUTS(draws=20, tune=30, chains=1)
     found = lv.calibrate(Groups(), np.zeros(20), sampler, simulations=10, draws=20, workers=1, progress=False)
     assert {"loc[0]", "loc[1]", "log_likelihood"} == set(found.ranks)
     assert found.simulations + len(found.failures) == 10
@@ -137,7 +137,7 @@ def test_ranks_are_among_exactly_as_many_draws_as_are_asked_for() -> None:
         return replace(fit, globals=Draws(fit.program.space, free, {"lp": torch.zeros(4, 15)}))
 
     settings: dict[str, Any] = {"workers": 1, "progress": False}
-    found = lv.calibrate(Mean(), np.zeros(SIZE), four_chains, simulations=60, draws=50, **settings)
+    found = lv.calibrate(Mean(), np.zeros(SIZE), four_chains, simulations=40, draws=50, **settings)
     assert found.draws == 50 and max(int(ranks.max()) for ranks in found.ranks.values()) > 48
     with pytest.raises(SettingError, match="leaves 60"):
         lv.calibrate(Mean(), np.zeros(SIZE), four_chains, simulations=10, draws=70, **settings)

@@ -137,13 +137,17 @@ def fitted(guide: nn.Module, target: Callable[[Tensor], Tensor], full: bool) -> 
 
 
 @pytest.mark.parametrize(
-    ("target", "box", "near"), [(banana, (5.0, 14.0), 0.06), (funnel, (9.0, 90.0), 0.08)], ids=["banana", "funnel"]
+    ("target", "box", "near"),
+    [
+        pytest.param(banana, (5.0, 14.0), 0.06, id="banana"),
+        pytest.param(funnel, (9.0, 90.0), 0.08, id="funnel", marks=pytest.mark.long),
+    ],
 )
 def test_what_no_normal_fits(target: Callable[[Tensor], Tensor], box: tuple[float, float], near: float) -> None:
     """Evidence and moments by quadrature: the flow comes near, the best normal does not."""
     space = space_of(a=((2,), torch.distributions.constraints.real_vector))
     start = {"a": numbers(0, 0)}
-    axes = [torch.linspace(-width, width, 2_001, dtype=FLOAT) for width in box]
+    axes = [torch.linspace(-width, width, 1_001, dtype=FLOAT) for width in box]
     grid = torch.cartesian_prod(*axes)
     log_p = target(grid) + np.log(float(axes[0][1] - axes[0][0]) * float(axes[1][1] - axes[1][0]))
     exact, share = float(log_p.logsumexp(0)), log_p.softmax(0)
@@ -159,15 +163,15 @@ def test_what_no_normal_fits(target: Callable[[Tensor], Tensor], box: tuple[floa
     torch.testing.assert_close(free[:, 0].std(), deviation[0], rtol=0.12, atol=0)
 
 
-def elbo(fit: lv.Fit, draws: int = 4_000) -> float:
-    """E_q[log p − log q], nats."""
+def elbo(fit: lv.Fit, draws: int = 1_000) -> float:
+    """E_q[log p − log q], nats; of a log ratio whose deviation is 0.3 the error is 0.01."""
     stats = fit.to_datatree(draws=draws, predictive=False, latents=False)["sample_stats"]
     return float((stats["lp"] - stats["log_q"]).mean())
 
 
 SETTINGS: Any = {
     "passes": 700,
-    "particles": 4,
+    "particles": 2,
     "stop": lv.Never(),
     "optimizer": partial(torch.optim.Adam, lr=0.03),
     "schedule": partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.993),
@@ -195,12 +199,16 @@ def test_starts_run_together_and_a_fit_comes_back(tmp_path: Path) -> None:
     fit = lv.fit(TwoNormals(), mixed(), algorithm, progress=False)
     assert fit.optima is not None
     assert not fit.optima.alone  # no reason to run them one by one
-    again = lv.fit(TwoNormals(), mixed(), algorithm, progress=False)
-    assert torch.equal(fit.point["mu"], again.point["mu"])
-    back = lv.load(fit.save(tmp_path / "fit"), model=TwoNormals())
+    back = lv.load(fit.save(tmp_path / "fit", datatree=False), model=TwoNormals())
     assert torch.equal(back.globals.draws(5, 0)[0]["sigma"], fit.globals.draws(5, 0)[0]["sigma"])
     assert isinstance(back.algorithm, lv.SVI)
     assert back.algorithm.guide == lv.Flow(layers=1, hidden=8)
+
+
+def test_a_run_repeats() -> None:
+    brief = lv.SVI(passes=4, guide=lv.Flow(layers=1, hidden=4))
+    one, again, other = (lv.fit(OneRate(), {"y": np.ones(3)}, brief, seed=seed, progress=False) for seed in (0, 0, 1))
+    assert np.array_equal(one.history, again.history) and not np.array_equal(one.history, other.history)
 
 
 @pytest.mark.parametrize("settings", [{"layers": 0}, {"hidden": 0}, {"scale": 0.0}, {"seed": -1}])

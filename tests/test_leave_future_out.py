@@ -124,8 +124,8 @@ def test_a_chain_agrees_with_quadrature_at_every_step() -> None:
     np.testing.assert_allclose(found.elpd_i[:, 0], expected, atol=0.12)
     assert found.elpd == pytest.approx(expected.sum(), abs=0.3)
     assert len(found.refits) < len(found.cuts) / 2
-    again = lv.leave_future_out(fit, first=7, progress=False)
-    np.testing.assert_array_equal(again.elpd_i, found.elpd_i)
+    few = [lv.leave_future_out(fit, first=14, progress=False) for _ in range(2)]
+    np.testing.assert_array_equal(few[0].elpd_i, few[1].elpd_i)
 
 
 def test_below_every_threshold_it_fits_again_at_each_cut() -> None:

@@ -90,6 +90,7 @@ def test_components_that_are_there_are_found() -> None:
     assert again.p_value > 0.1
 
 
+@pytest.mark.long
 def test_of_data_without_them_p_is_about_uniform() -> None:
     """A small check of the level; benchmarks/calibrate.py has more."""
     found = []

@@ -81,7 +81,7 @@ def test_a_sequence_is_left_out_as_a_whole() -> None:
     }
     model = lv.models.HiddenMarkov(2, lv.emissions.Poisson(), priors=priors)
     rows = lv.Rows(x[:, None], lengths=[10] * 6)
-    fit = lv.fit(model, rows, lv.NUTS(draws=100, tune=150, chains=2), progress=False)
+    fit = lv.fit(model, rows, lv.NUTS(draws=30, tune=40, chains=2), progress=False)
     found = lv.loo(fit, unit="sequence")
     assert found.n_data_points == 6
     with pytest.raises(SettingError, match='write unit="sequence"'):

@@ -41,11 +41,11 @@ def closed(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def fitted() -> lv.Fit:
     pytest.importorskip("nutpie")
-    return lv.fit(Normal(), data(), lv.NUTS(draws=1_000, tune=300, chains=4), progress=False)
+    return lv.fit(Normal(), data(), lv.NUTS(draws=1_000, tune=200, chains=2), progress=False)
 
 
 def test_it_is_the_formula_on_the_log_likelihoods(fitted: lv.Fit) -> None:
-    found = lv.waic(fitted, unit="row", draws=4_000)
+    found = lv.waic(fitted, unit="row", draws=2_000)
     scores = fitted.to_datatree(predictive=False, latents=False)["log_likelihood"]["x"].values.reshape(-1, 40)
     p = scores.var(0, ddof=1)
     np.testing.assert_allclose(found.p_i, p, rtol=1e-9)
@@ -54,7 +54,7 @@ def test_it_is_the_formula_on_the_log_likelihoods(fitted: lv.Fit) -> None:
 
 
 def test_it_is_the_closed_form_and_near_leave_one_out(fitted: lv.Fit) -> None:
-    found = lv.waic(fitted, unit="row", draws=4_000)
+    found = lv.waic(fitted, unit="row", draws=2_000)
     density, p = closed(data()["x"])
     np.testing.assert_allclose(found.elpd_i, density - p, atol=0.02)
     assert found.p == pytest.approx(p.sum(), rel=0.1)
@@ -64,7 +64,7 @@ def test_it_is_the_closed_form_and_near_leave_one_out(fitted: lv.Fit) -> None:
 
 def test_draws_of_a_guide_are_weighted_towards_the_posterior() -> None:
     fit = lv.fit(Normal(), data(), lv.SVI(passes=1, guide=lv.MeanField(0.32)), start={"mu": 0.65}, progress=False)
-    found = lv.waic(fit, unit="row", draws=4_000)
+    found = lv.waic(fit, unit="row", draws=2_000)
     density, p = closed(data()["x"])
     np.testing.assert_allclose(found.elpd_i, density - p, atol=0.02)
     assert found.p == pytest.approx(p.sum(), rel=0.1)  # of the draws as they are it is four times as large
