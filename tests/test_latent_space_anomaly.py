@@ -14,7 +14,10 @@ from sklearn.svm import OneClassSVM
 
 import latentvars as lv
 from latentvars.errors import DataError, KindError, MissingDataError, SettingError
-from latentvars.latent_space.anomaly import conformal
+from latentvars.latent_space.anomaly import as_high
+from latentvars.latent_space.fitted import FittedSource
+from latentvars.latent_space.folds import Folds
+from latentvars.randomness import derive
 
 FLOAT = torch.float64
 
@@ -67,8 +70,8 @@ def test_likelihoods_of_factors_are_exact() -> None:
 def test_p_values_are_ranks_among_the_reference() -> None:
     random = np.random.default_rng(0)
     score, reference = random.integers(0, 9, 40), random.integers(0, 9, 30)
-    found = conformal(torch.from_numpy(score).to(FLOAT), torch.from_numpy(reference).to(FLOAT))
-    assert found.tolist() == [((reference >= one).sum() + 1) / 31 for one in score]
+    found = as_high(torch.from_numpy(score).to(FLOAT), torch.from_numpy(reference).to(FLOAT))
+    assert found.tolist() == [(reference >= one).sum() for one in score]
 
 
 def test_p_values_are_uniform_on_rows_that_were_held_out(users: lv.Fit) -> None:
@@ -96,7 +99,7 @@ def test_predictive_p_values_of_known_components() -> None:
     z = random.integers(0, 2, 400)
     x = random.normal(size=(400, 3)) + 20.0 * z[:, None]
     fit = lv.fit(lv.models.GaussianMixture(2), x, lv.EM(), progress=False)
-    found = lv.LatentSpace(fit).anomaly(x[:50], reference=x[50:150], scores=("predictive",), draws=300)
+    found = lv.LatentSpace(fit).anomaly(x[:50], reference=x[50:150], scores=("predictive",), draws=120)
     which = fit.latent(x[:50]).mode("z")
     apart = torch.from_numpy(x[:50]) - fit.point["loc"][which]
     distance = (apart[:, None] @ torch.linalg.inv(fit.point["covariance"])[which] @ apart[..., None]).ravel()
@@ -110,7 +113,7 @@ def test_chains_of_different_lengths_have_scores() -> None:
     lengths = random.integers(5, 30, 60)
     x = random.poisson(4.0, lengths.sum())
     fit = lv.fit(lv.models.HiddenMarkov(1, lv.emissions.Poisson()), lv.Rows(x, lengths=lengths), progress=False)
-    found = lv.LatentSpace(fit).anomaly(fit.rows, scores=("likelihood", "predictive"), draws=300)
+    found = lv.LatentSpace(fit).anomaly(fit.rows, scores=("likelihood", "predictive"), draws=120)
     parts = np.split(x, lengths.cumsum()[:-1])
     rate = float(fit.point["rate"])
     exact = [stats.poisson(rate).logpmf(part).sum() for part in parts]
@@ -175,3 +178,53 @@ def test_a_guide_that_is_no_proposal_is_told() -> None:
         lv.LatentSpace(fit).anomaly(x[:20], reference=x[:60])
     with pytest.raises(DataError, match="no numbers"):
         lv.LatentSpace(fit).decode("abc")
+
+
+def test_rows_that_were_learnt_from_are_no_reference_and_folds_are() -> None:
+    """40 rows of 12 columns: beside rows of the fit a tenth of new rows, or more, would be called strange at .01."""
+    naive, crossed = [], []
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        x, new = random.normal(size=(40, 12)), random.normal(size=(100, 12))
+        space = lv.LatentSpace(lv.fit(lv.models.GaussianMixture(1), x, lv.EM(), progress=False))
+        beside, folded = space.anomaly(new), space.anomaly(new, folds=5, seed=seed)
+        assert not beside.held_out and "too small" in str(beside)
+        assert folded.held_out and "5 fits without" in str(folded) and "too small" not in str(folded)
+        naive.append(beside.p_values["likelihood"].numpy())
+        crossed.append(folded.p_values["likelihood"].numpy())
+    strange, fair = (float((np.concatenate(each) <= 0.1).mean()) for each in (naive, crossed))
+    assert strange > 0.3 and 0.04 < fair < 0.16
+
+
+def test_p_values_of_folds_are_counted_over_all_of_them() -> None:
+    random = np.random.default_rng(0)
+    x, new = random.normal(size=(31, 3)), random.normal(size=(7, 3)) * 1.5
+    fit = lv.fit(lv.models.GaussianMixture(1), x, lv.EM(), progress=False)
+    source = lv.LatentSpace(fit).source
+    assert isinstance(source, FittedSource)
+    found = lv.LatentSpace(fit).anomaly(new, folds=4, seed=2)
+    above, seen = np.zeros(7), []
+    for held, own in Folds(4, None, derive(2, 4)).fits(source):
+        ids = [int(name) for name in held.names]
+        kept = np.delete(x, ids, 0)
+        law = stats.multivariate_normal(kept.mean(0), np.cov(kept.T, bias=True) + 1e-6 * np.eye(3))
+        assert np.allclose(own.fit.point["loc"][0], kept.mean(0))
+        above += (law.logpdf(x[ids])[None] <= law.logpdf(new)[:, None]).sum(1)
+        seen += ids
+    assert sorted(seen) == list(range(31))
+    assert np.allclose(found.p_values["likelihood"], (above + 1) / 32)
+    assert np.allclose(found.log_likelihood, lv.LatentSpace(fit).anomaly(new).log_likelihood)
+
+
+def test_folds_that_cannot_be_are_told(users: lv.Fit) -> None:
+    fit = lv.fit(lv.models.GaussianMixture(1), rows_of(20, 0), lv.EM(), progress=False)
+    space = lv.LatentSpace(fit)
+    for wrong in (1, 21, 2.5):
+        with pytest.raises(SettingError, match="folds="):
+            space.anomaly(rows_of(3, 1), folds=wrong)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="one of them"):
+        space.anomaly(rows_of(3, 1), folds=2, reference=rows_of(3, 2))
+    with pytest.raises(KindError, match="recipe="):
+        lv.LatentSpace(users).anomaly(rows_of(3, 1), folds=2)
+    recipe = lv.Fitter(Factors(4, 2, isotropic=True), lv.VariationalEM(passes=2))
+    assert len(lv.LatentSpace(users).anomaly(rows_of(3, 1), folds=2, recipe=recipe, draws=30)) == 3

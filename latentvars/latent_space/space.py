@@ -5,31 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn
 
-import torch
 from torch import Tensor, nn
 
-from latentvars.errors import KindError, SettingError, ShapeError
+from latentvars.errors import KindError, SettingError
 from latentvars.inference import Fit
 from latentvars.latent_space.aggregate import Aggregate, aggregated, pooled
 from latentvars.latent_space.anomaly import Anomaly, Score, anomaly
 from latentvars.latent_space.chains import by_chains
-from latentvars.latent_space.checks import check_continuous, checked, features_of, means_of
+from latentvars.latent_space.checks import check_continuous, checked, means_of
 from latentvars.latent_space.decoding import Decoded
 from latentvars.latent_space.directions import Direction, Directions
 from latentvars.latent_space.fitted import FittedSource
+from latentvars.latent_space.folds import Folds
 from latentvars.latent_space.generator import GeneratorSource, Noise
-from latentvars.latent_space.geodesic import geodesic
 from latentvars.latent_space.inversion import Inversion, inverted, search
 from latentvars.latent_space.measures import Measures
-from latentvars.latent_space.paths import LatentPath, check_steps, circle, line, travelled
+from latentvars.latent_space.paths import LatentPath
 from latentvars.latent_space.sampling import check_draws, within
 from latentvars.latent_space.variational import by_svi
+from latentvars.latent_space.walking import Way, decoded, interpolated, traversed, walked
 from latentvars.randomness import derive
-
-Way = Literal["line", "circle", "geodesic"]
-OPEN_DRAWS = 64  # of continuous locals that a point leaves open
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -152,21 +149,7 @@ class LatentSpace:
             KindError: ``draws`` of globals that are a point, or of a generator.
             SupportError: covariates that nothing was given for.
         """
-        source = self.source
-        z = checked(z, source)
-        sources: list[Any] = [source]
-        if draws is not None:
-            check_draws(draws)
-            if isinstance(source, GeneratorSource):
-                raise KindError("draws of the globals of a generator, which has none", "a fit", "leave draws out")
-            sources = source.at(draws, seed)
-        rounds = max(1, OPEN_DRAWS // len(sources)) if source.open else 1
-        laws: dict[str, list[Any]] = {}
-        with torch.no_grad():
-            for number, one in enumerate(sources * rounds):
-                for name, law in one.laws(z, given, derive(seed, 52, number)).items():
-                    laws.setdefault(name, []).append(law)
-        return Decoded(laws, seed)
+        return decoded(self.source, z, given, draws, seed)
 
     def interpolate(
         self, start: Any, end: Any, steps: int = 9, *, by: Way = "line", given: Any = None, spread: bool = True
@@ -186,16 +169,7 @@ class LatentSpace:
             KindError: a discrete latent.
             SettingError: fewer than two points, or another way.
         """
-        check_steps(steps)
-        check_continuous(self.source, f"interpolation by {by}")
-        if by not in get_args(Way):
-            raise SettingError(f"by={by!r}", '"line", "circle" or "geodesic"', "correct it")
-        ends = self.source.free(torch.stack([self._one(start), self._one(end)])).to(torch.float64)
-        if by == "geodesic":
-            points = geodesic(features_of(self.source, given, spread), ends[0], ends[1], steps)
-        else:
-            points = (line if by == "line" else circle)(ends[0], ends[1], steps)
-        return self._path(points, by, given, spread)
+        return interpolated(self.source, start, end, steps, by, given, spread)
 
     def traverse(
         self,
@@ -221,18 +195,7 @@ class LatentSpace:
             KindError: a discrete latent.
             ShapeError: a dimension that does not exist.
         """
-        check_steps(steps)
-        check_continuous(self.source, "a traversal")
-        here = self.source.draw(1_000, 0) if at is None else self._one(at)[None]
-        free = self.source.free(here).mean(0, keepdim=True).to(torch.float64)
-        if not -free.shape[1] <= dimension < free.shape[1]:
-            raise ShapeError(f"dimension={dimension}", f"one of {free.shape[1]} numbers", "count from 0")
-        if values is None:
-            values = torch.linspace(-extent, extent, steps)
-        places = torch.as_tensor(values, dtype=torch.float64)
-        points = free.repeat(len(places), 1)
-        points[:, dimension] = places
-        return self._path(points, "traversal", given, True)
+        return traversed(self.source, dimension, at, values, steps, extent, given)
 
     def walk(
         self, direction: Direction, at: Any = None, *, amounts: Any = (-2, -1, 0, 1, 2), given: Any = None
@@ -245,12 +208,7 @@ class LatentSpace:
             amounts: ``[S]``, two or more, in order.
             given: as for :meth:`decode`.
         """
-        check_continuous(self.source, "a walk")
-        start = direction.origin if at is None else self.source.free(self._one(at)[None])[0]
-        share = torch.as_tensor(amounts, dtype=torch.float64)
-        check_steps(len(share))
-        points = start.to(torch.float64) + share[:, None] * direction.vector.to(torch.float64)
-        return self._path(points, "walk", given, True)
+        return walked(self.source, direction, at, amounts, given)
 
     def arithmetic(self, plus: Any, minus: Any = None) -> Tensor:
         """Σ plus − Σ minus on the real numbers of the latent, one value ``[*shape]``: "a − b + c".
@@ -332,6 +290,8 @@ class LatentSpace:
         scores: Sequence[Score] = ("likelihood", "typicality"),
         draws: int = 100,
         search: bool = False,
+        folds: int | None = None,
+        recipe: Callable[[Any], Fit] | None = None,
         seed: int = 0,
     ) -> Anomaly:
         """How strange rows are, with p-values that are ranks among reference rows.
@@ -341,19 +301,28 @@ class LatentSpace:
 
         Args:
             data: N rows.
-            reference: rows like those that are not strange; none of which the model should have learnt from, or
-                p-values of new rows are too small. None: the rows of the fit.
+            reference: rows like those that are not strange, none of which the model has learnt from. None: the rows of
+                the fit, beside which p-values of *new* rows are too small, the more so the fewer rows the model has
+                for what it learns; ``held_out`` of the result and its text say so. Hold rows out, or write ``folds``.
             scores: some of ``"likelihood"``, ``"typicality"`` and ``"predictive"``.
             draws: of importance sampling, and of the predictive score.
             search: whether the modes of each row are searched for.
+            folds: K ≥ 2: the rows of the fit are the reference, a K-th of them at a time, scored by a fit without them
+                that scores new rows too (cross-conformal; Vovk 2015): p-values as from held-out rows, for K fits. Not
+                for rows of the fit itself, which all but one of these fits know.
+            recipe: rows → fit, of ``folds``, such as :class:`latentvars.Fitter`; None: the model again by its
+                algorithm, where it has no networks.
             seed: of the draws.
 
         Raises:
-            SettingError: an unknown score, or fewer than 25 draws.
+            SettingError: an unknown score, fewer than 25 draws, or folds that do not divide the rows.
             MissingDataError: the predictive score of rows with gaps.
             KindError: a generator without reference rows, or without noise.
         """
-        return anomaly(self.source, data, reference, scores, draws, search, seed)
+        if folds is not None:
+            self._fitted("folds")
+        division = None if folds is None else Folds(folds, recipe, derive(seed, 4))
+        return anomaly(self.source, data, reference, scores, draws, search, division, seed)
 
     def distance(self, first: Any = None, second: Any = None) -> NoReturn:
         """A latent space has none.
@@ -372,15 +341,3 @@ class LatentSpace:
         if isinstance(self.source, GeneratorSource):
             raise KindError(f"{what} of a generator", "a fit", "invert the rows: space.invert(x)")
         return self.source
-
-    def _one(self, z: Any) -> Tensor:
-        found = checked(z, self.source)
-        if len(found) != 1:
-            raise ShapeError(f"{len(found)} values", "one value", "pass a single one")
-        return found[0]
-
-    def _path(self, points: Tensor, kind: str, given: Any, spread: bool) -> LatentPath:
-        z = self.source.value(points.to(self.source.dtype))
-        with torch.no_grad():
-            lengths, energy = travelled(features_of(self.source, given, spread)(points))
-        return LatentPath(z, self.decode(z, given=given), kind, lengths, energy)
