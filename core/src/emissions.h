@@ -61,6 +61,19 @@ class Emissions {
             }
     }
 
+    // Probabilities of codes over the largest of each step, whose logarithms are kept: looked up, as there are few.
+    void scaled(const Vec* features, std::int64_t here, Vec* found, Vec* tops) const {
+        const double* codes = reinterpret_cast<const double*>(features);
+        double *to = reinterpret_cast<double*>(found), *top = reinterpret_cast<double*>(tops);
+        for (std::int64_t s = 0; s < here; ++s, to += states_ * LANES)
+            for (int l = 0; l < LANES; ++l) {
+                const std::int64_t code = static_cast<std::int64_t>(codes[s * LANES + l]);
+                const double* row = o_.scaled + code * states_;
+                top[s * LANES + l] = o_.tops[code];
+                for (std::int64_t k = 0; k < states_; ++k) to[k * LANES + l] = row[k];
+            }
+    }
+
     // sums += weighted probabilities times features: [K][F][lane]; of codes [C][K].
     void add(const Vec* probs, const Vec* features, std::int64_t here, Vec* sums) const {
         if (o_.form != Form::codes) return add_products<0>(probs, features, here, sums, states_, o_.features);

@@ -41,6 +41,7 @@ struct Observations {
     const double* values;    // [M, D]
     const double* centre;    // [D]
     const double* natural;   // [K, F]; of codes [C, K]
+    const double *scaled, *tops;  // of codes: probabilities over the largest of each [C, K], and its logarithm [C]
 };
 
 }  // namespace latentvars

@@ -57,8 +57,12 @@ class Group {
         for (std::int64_t start = 0; start < steps_; start += tile) {
             const std::int64_t here = std::min(tile, steps_ - start);
             Vec* emitted = scaled + (KEEP ? start * block : 0);
-            load_tile(start, here, emitted);
-            scale<FIXED>(emitted, here, tops);
+            if (c_.observed && c_.observed->form == Form::codes) {
+                look_up(start, here, emitted, tops);
+            } else {
+                load_tile(start, here, emitted);
+                scale<FIXED>(emitted, here, tops);
+            }
             for (std::int64_t s = 0; s < here; ++s) {
                 const std::int64_t t = start + s;
                 Vec* e = emitted + s * block;
@@ -212,6 +216,13 @@ class Group {
         } else {
             load_lanes(c_.narrow, start, here, reinterpret_cast<double*>(to));
         }
+    }
+
+    void look_up(std::int64_t start, std::int64_t here, Vec* to, Vec* tops) const {
+        const Emissions emissions(*c_.observed, states_);
+        Vec* codes = emissions.scratch(tile_steps());
+        emissions.features(lanes_, start, here, codes);
+        emissions.scaled(codes, here, to, tops);
     }
 
     // Probabilities times the weights of their lanes, zero outside of the bodies of lanes and in doubtful ones.

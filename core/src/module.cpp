@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -103,7 +104,8 @@ struct Given {
 struct Observed {
     In<double> values, centre, natural, initial, transition;
     In<std::int64_t> begins, lengths;
-    std::vector<std::int64_t> first;  // all chains have the first law
+    std::vector<std::int64_t> first;   // all chains have the first law
+    std::vector<double> scaled, tops;  // of codes
     Observations observations{};
     Chains chains{};
 
@@ -125,25 +127,43 @@ struct Observed {
         needs(begins, "begins", {count});
         observations = {static_cast<Form>(form), static_cast<std::int64_t>(size), static_cast<std::int64_t>(features),
                         codes ? static_cast<std::int64_t>(natural.shape(0)) : 1,
-                        values.data(), centre.data(), natural.data()};
+                        values.data(), centre.data(), natural.data(), nullptr, nullptr};
         chains.count = count, chains.states = states, chains.matrices = chains.moves = 1, chains.threads = threads;
         chains.initial = initial.data(), chains.initial_of = first.data();
         chains.transition = transition.data(), chains.transition_of = first.data();
         chains.begins = begins.data(), chains.lengths = lengths.data();
         chains.observed = &observations;
         check_inside(chains, values.shape(0), 1);
-        if (codes) check_codes();
+        if (codes) check_codes(), scale_codes();
     }
     Observed(const Observed&) = delete;
 
   private:
+    void scale_codes() {
+        const std::int64_t states = chains.states;
+        scaled.resize(observations.codes * states), tops.resize(observations.codes);
+        for (std::int64_t c = 0; c < observations.codes; ++c) {
+            const double* row = observations.natural + c * states;
+            tops[c] = *std::max_element(row, row + states);
+            for (std::int64_t k = 0; k < states; ++k) scaled[c * states + k] = std::exp(row[k] - tops[c]);
+        }
+        observations.scaled = scaled.data(), observations.tops = tops.data();
+    }
+
     void check_codes() const {
-        for (std::int64_t row = 0; row < chains.count; ++row)
+        const double most = static_cast<double>(observations.codes);
+        for (std::int64_t row = 0; row < chains.count; ++row) {
+            const double* from = observations.values + chains.begins[row];
+            bool fine = true;
             for (std::int64_t step = 0; step < chains.lengths[row]; ++step) {
-                const double code = observations.values[chains.begins[row] + step];
-                if (!(code >= 0 && code < static_cast<double>(observations.codes) && code == std::floor(code)))
-                    throw std::invalid_argument("code " + std::to_string(code) + " is none");
+                const bool inside = (from[step] >= 0) & (from[step] < most);
+                const double code = inside ? from[step] : 0.0;
+                fine &= inside & (code == static_cast<double>(static_cast<std::int32_t>(code)));
             }
+            for (std::int64_t step = 0; !fine && step < chains.lengths[row]; ++step)
+                if (!(from[step] >= 0 && from[step] < most && from[step] == std::floor(from[step])))
+                    throw std::invalid_argument("code " + std::to_string(from[step]) + " is none");
+        }
     }
 };
 

@@ -43,7 +43,7 @@ def _parts(program: Program, values: Mapping[str, Tensor], rows: Rows, seed: int
         size *= TOGETHER
     with torch.no_grad():
         for position, batch in enumerate(rows.batches(size, shuffle=False, dtype=program.dtype)):
-            yield batch, program.score(values, batch, derive(seed, 7, position)).rows
+            yield batch, program.row_scores(values, batch, derive(seed, 7, position))
 
 
 def _check(scores: Tensor, index: Tensor) -> None:

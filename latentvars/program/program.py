@@ -150,6 +150,13 @@ class Program:
             combined = rows.mean(0)
         return Score(draws[0].prior, combined)
 
+    def row_scores(self, values: Mapping[str, Tensor], batch: Batch, seed: int = 0) -> Tensor:
+        """``rows`` of :meth:`score` ``[B]``, nats, by themselves."""
+        if self.roles.continuous:
+            return self.score(values, batch, seed).rows
+        run = self.trace(values, batch)
+        return run.contract(run.log_probs())
+
     def expectation(
         self,
         values: Mapping[str, Tensor],

@@ -33,19 +33,32 @@ def seeds(points: Tensor, weights: Tensor, groups: int, generator: torch.Generat
 
 
 def lloyd(points: Tensor, weights: Tensor, centres: Tensor) -> Tensor:
-    """A few k-means steps; a centre without points stays where it is."""
+    """A few k-means steps, fewer where the groups stay; a centre without points stays where it is."""
+    x, weight, at = points.numpy(), weights.numpy(), centres.numpy()
+    labels, member = np.arange(len(at))[:, None], np.empty(0)
     for _ in range(LLOYD_STEPS):
-        member = torch.nn.functional.one_hot(nearest(points, centres), len(centres)).to(points.dtype)
-        centres = means(points, member * weights[:, None], centres)
-    return centres
+        before, member = member, _nearest(x, at) == labels
+        if np.array_equal(member, before):
+            break
+        at = _means(x, member * weight, at)
+    return torch.from_numpy(at)
 
 
 def means(points: Tensor, members: Tensor, otherwise: Tensor) -> Tensor:
     """Weighted means ``[K, P]`` of groups with ``members`` ``[S, K]``; ``otherwise`` where a group is empty."""
-    total = members.sum(0)[:, None]
-    return torch.where(total > 0, members.mT @ points / torch.where(total > 0, total, 1.0), otherwise)
+    return torch.from_numpy(_means(points.numpy(), members.numpy().T, otherwise.numpy()))
 
 
 def nearest(points: Tensor, centres: Tensor) -> Tensor:
     """Index of the nearest centre, ``[S]``; ties go to the first."""
-    return (centres.square().sum(-1) - 2 * points @ centres.mT).argmin(-1)
+    return torch.from_numpy(_nearest(points.numpy(), centres.numpy()))
+
+
+def _means(x: np.ndarray, members: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+    """The same by ``members`` ``[K, S]``."""
+    total = members.sum(1)[:, None]
+    return np.where(total > 0, members @ x / np.where(total > 0, total, 1.0), otherwise)
+
+
+def _nearest(x: np.ndarray, at: np.ndarray) -> np.ndarray:
+    return (np.square(at).sum(-1)[:, None] - 2 * at @ x.T).argmin(0)

@@ -97,6 +97,8 @@ def refuse(wrong: Tensor, x: Tensor, features: tuple[str, ...], needed: str, rem
 
     Missing entries (NaN) are never wrong.
     """
+    if not bool(wrong.any()):
+        return
     wrong = wrong & ~x.isnan()
     if bool(wrong.any()):
         row, feature = wrong.nonzero()[0].tolist()
