@@ -154,8 +154,8 @@ def test_refits_to_data_from_the_model_find_the_pair_that_hangs_together() -> No
     table = found.summary()
     assert table.index[0] == ("x6", "x7") and table["p_value"].iloc[0] == pytest.approx(1 / 41)
     assert (table["p_value"].iloc[1:] > 1 / 41).sum() >= 20
-    again = lv.bivariate_residuals(fit, replicates=40, workers=1, progress=False)
-    np.testing.assert_array_equal(found.p_values, again.p_values)
+    few = [lv.bivariate_residuals(fit, replicates=4, workers=1, progress=False).p_values for _ in range(2)]
+    np.testing.assert_array_equal(few[0], few[1])
     assert "40 refits" in str(found) and found.failed == 0
 
 

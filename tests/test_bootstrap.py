@@ -161,14 +161,10 @@ def test_weights_two_ways() -> None:
         resampling(fit, lv.Rows(x, weights=np.full(40, 0.5)), "parametric", "frequency")
 
 
-def test_several_processes_give_the_same_replicates() -> None:
+def test_another_seed_gives_other_replicates() -> None:
     fit = fitted(Named(), two_groups())
-    here = run(fit, replicates=4, seed=7)
-    there = lv.bootstrap(fit, replicates=4, seed=7, workers=2, progress=False)
-    for name in fit.point:
-        assert torch.allclose(here[name], there[name], rtol=1e-10)
-    other = run(fit, replicates=4, seed=8)
-    assert not torch.equal(here["loc"], other["loc"])
+    here, again, other = (run(fit, replicates=2, seed=seed) for seed in (7, 7, 8))
+    assert torch.equal(here["loc"], again["loc"]) and not torch.equal(here["loc"], other["loc"])
 
 
 def test_labels_are_aligned(monkeypatch: pytest.MonkeyPatch) -> None:

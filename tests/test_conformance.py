@@ -238,6 +238,7 @@ torch.save({
 """
 
 
+@pytest.mark.long  # test_storage.py does so with six fits, one of them of a model of this kind
 def test_saved_and_loaded_in_a_fresh_process_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
     name = "user-factors"
     found = fitted(name, "SVI")

@@ -413,10 +413,12 @@ def test_conditional_log_likelihoods_are_those_given_the_locals(collapsed: bool)
 
 def test_prior_groups_are_drawn_from_the_priors() -> None:
     fit = lv.from_point(Pair(False), X, AT)
-    tree = fit.to_datatree(predictive=False, prior=2_000)
+    tree = fit.to_datatree(predictive=False, prior=600)
     loc, x = tree["prior"]["loc"].values, tree["prior_predictive"]["x"].values
-    assert loc.shape == (1, 2000, 2) and x.shape == (1, 2000, 6)
-    assert loc.std() == pytest.approx(3.0, rel=0.05) and x.std() == pytest.approx(np.sqrt(10.0), rel=0.05)
+    assert loc.shape == (1, 600, 2) and x.shape == (1, 600, 6)
+    assert loc.std() == pytest.approx(3.0, rel=0.08) and x.std() == pytest.approx(
+        np.sqrt(10.0), rel=0.08
+    )  # errors: 2 %
     assert stats.kstest(tree["prior"]["weights"].values[0, :, 0], stats.beta(2, 2).cdf).pvalue > 0.01
     with pytest.raises(ModelError, match="flat priors"):
         lv.fit(lv.models.GaussianMixture(2), X[:, None], lv.EM(passes=2)).to_datatree(prior=10)

@@ -117,22 +117,22 @@ def by_quadrature(first: int) -> np.ndarray:
 
 def test_a_chain_agrees_with_quadrature_at_every_step() -> None:
     pytest.importorskip("nutpie")
-    sampler = lv.NUTS(draws=300, tune=150, chains=1)
+    sampler = lv.NUTS(draws=250, tune=100, chains=1)
     fit = lv.fit(Sticky(), lv.Rows(COUNTS, lengths=[16]), sampler, progress=False)
     found = lv.leave_future_out(fit, first=7, progress=False)
     expected = by_quadrature(7)
     np.testing.assert_allclose(found.elpd_i[:, 0], expected, atol=0.12)
     assert found.elpd == pytest.approx(expected.sum(), abs=0.3)
     assert len(found.refits) < len(found.cuts) / 2
-    few = [lv.leave_future_out(fit, first=14, progress=False) for _ in range(2)]
-    np.testing.assert_array_equal(few[0].elpd_i, few[1].elpd_i)
 
 
 def test_below_every_threshold_it_fits_again_at_each_cut() -> None:
     fit = lv.fit(Steps(), data(), still(0.4), start={"mu": 1.2}, progress=False)
-    found = lv.leave_future_out(fit, first=9, threshold=-np.inf, draws=1_000, progress=False)
+    found = lv.leave_future_out(fit, first=9, threshold=-np.inf, draws=400, progress=False)
     assert found.refits == tuple(found.cuts) == tuple(range(9, 14))
     np.testing.assert_allclose(found.elpd_i, exact(9, 1), atol=0.25)
+    few = [lv.leave_future_out(fit, first=13, threshold=-np.inf, draws=50, progress=False) for _ in range(2)]
+    np.testing.assert_array_equal(few[0].elpd_i, few[1].elpd_i)
 
 
 def test_chains_take_one_pass_and_other_models_are_cut() -> None:

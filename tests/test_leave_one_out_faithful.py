@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def log_mean(scores: np.ndarray) -> tuple[float, float]:
 
 def without(model: Any, x: np.ndarray, n: int, start: Any) -> tuple[float, float]:
     """log p(x_n | x without n) by a sampler that never saw the row; the density by scipy."""
-    sampler = lv.NUTS(draws=200, tune=120, chains=1)
+    sampler = lv.NUTS(draws=200, tune=80, chains=1)
     fit = lv.fit(model, np.delete(x, n, 0), sampler, start=start, seed=n, progress=False)
     draws = fit.knowledge(200).draws
     assert draws is not None
@@ -54,24 +55,23 @@ def without(model: Any, x: np.ndarray, n: int, start: Any) -> tuple[float, float
 
 
 def test_the_most_influential_rows_agree_with_exact_refits(truth: Path) -> None:
-    """The sum within two standard errors, each row within four; by a model of one's own and by the built-in one."""
+    """The sum within two standard errors, each row within four; a model of one's own has the same from the draws."""
     pytest.importorskip("nutpie")
     x = np.loadtxt(truth / "faithful" / "faithful.csv", delimiter=",", skiprows=1, usecols=2)
     x = ((x - x.mean()) / x.std())[:, None]
     built_in = lv.models.GaussianMixture(2, covariance="diag", priors=PRIORS)
-    best = lv.fit(built_in, x, lv.EM(restarts=3), progress=False).point
-    sampler = lv.NUTS(draws=400, tune=200, chains=2)
-    fits = [lv.fit(model, x, sampler, start=best, progress=False) for model in (built_in, TwoKinds())]
-    found = [lv.loo(fit, unit="row") for fit in fits]
-    np.testing.assert_allclose(found[0].elpd_i, found[1].elpd_i, atol=0.03)
-    worst = np.argsort(-found[0].pareto_k.values)[:REFITTED]
+    best = lv.fit(built_in, x, lv.EM(), progress=False).point
+    fit = lv.fit(built_in, x, lv.NUTS(draws=400, tune=150, chains=2), start=best, progress=False)
+    found = lv.loo(fit, unit="row")
+    by_hand = replace(lv.from_point(TwoKinds(), x, best), globals=fit.globals, status=fit.status)
+    np.testing.assert_allclose(lv.loo(by_hand, unit="row").elpd_i, found.elpd_i, atol=1e-8)
+    worst = np.argsort(-found.pareto_k.values)[:REFITTED]
     exact = np.array([without(built_in, x, int(n), best) for n in worst])
-    for fit, one in zip(fits, found, strict=True):
-        scores = fit.to_datatree(predictive=False, latents=False)["log_likelihood"]["x"].values
-        own = np.array([log_mean(-scores[:, :, n])[1] for n in worst])
-        difference, error = one.elpd_i.values[worst] - exact[:, 0], np.hypot(own, exact[:, 1])
-        # rows share the draws of one fit, so that its errors add up; those of the refits are independent
-        assert abs(difference.sum()) < 2 * np.hypot(own.sum(), np.sqrt((exact[:, 1] ** 2).sum()))
-        assert (np.abs(difference) < 4 * error).all()
-        in_sample = logsumexp(scores[:, :, worst], (0, 1)) - np.log(scores[:, :, 0].size)
-        assert (in_sample - exact[:, 0]).sum() > 3 * np.abs(difference.sum())  # what is not left out predicts too well
+    scores = fit.to_datatree(predictive=False, latents=False)["log_likelihood"]["x"].values
+    own = np.array([log_mean(-scores[:, :, n])[1] for n in worst])
+    difference, error = found.elpd_i.values[worst] - exact[:, 0], np.hypot(own, exact[:, 1])
+    # rows share the draws of one fit, so that its errors add up; those of the refits are independent
+    assert abs(difference.sum()) < 2 * np.hypot(own.sum(), np.sqrt((exact[:, 1] ** 2).sum()))
+    assert (np.abs(difference) < 4 * error).all()
+    in_sample = logsumexp(scores[:, :, worst], (0, 1)) - np.log(scores[:, :, 0].size)
+    assert (in_sample - exact[:, 0]).sum() > 3 * np.abs(difference.sum())  # what is not left out predicts too well

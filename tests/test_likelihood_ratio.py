@@ -126,13 +126,11 @@ class Groups:
             pyro.sample("x", dist.Normal(loc[z], 1.0), obs=rows.x)
 
 
-def test_models_of_ones_own_and_several_processes() -> None:
+def test_models_of_ones_own() -> None:
     x = np.random.default_rng(3).normal(size=40) + 4.0 * (np.arange(40) % 2)
     small = fitted(Groups(1), x, 1)
     large = lv.fit(Groups(2), x, lv.EM(stop=lv.Tolerance(1e-6)), start={"loc": [0.0, 4.0]}, progress=False)
     here = run(small, large, replicates=3, restarts=1, seed=5)
-    there = lv.likelihood_ratio(small, large, replicates=3, restarts=1, seed=5, workers=2, progress=False)
-    torch.testing.assert_close(here.replicates, there.replicates, rtol=1e-8, atol=1e-8)
     assert here.p_value == 0.25
     other = run(small, large, replicates=3, restarts=1, seed=6)
     assert not torch.equal(here.replicates, other.replicates)

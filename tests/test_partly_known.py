@@ -272,7 +272,7 @@ def test_numbers_of_an_order_have_the_jacobian_of_autograd(positive: bool) -> No
     torch.testing.assert_close(transform.log_abs_det_jacobian(free, value), torch.linalg.slogdet(slopes)[1])
 
 
-@pytest.mark.parametrize("feature", [0, 2])
+@pytest.mark.parametrize("feature", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_components_in_the_order_of_a_feature_reach_the_same_optimum(feature: int) -> None:
     x = lv.datasets.iris().x
     model = lv.models.GaussianMixture(3, priors={"loc": lv.ordered((3, 4), feature=feature)})

@@ -58,8 +58,9 @@ def test_of_a_conjugate_model_it_is_the_closed_form(fitted: lv.Fit, left_out: bo
 
 def test_draws_of_a_guide_are_weighted_towards_the_posterior_without_the_row() -> None:
     fit = lv.fit(Normal(), data(), lv.SVI(passes=1, guide=lv.MeanField(0.6)), start={"mu": 0.9}, progress=False)
-    found = lv.pit(fit, loo=True, unit="row", draws=4_000)
-    np.testing.assert_allclose(found["x"], predictive(data()["x"], True), atol=0.01)
+    found = lv.pit(fit, loo=True, unit="row", draws=1_500)
+    # weights leave some 700 draws of a mean of deviation 0.3: an error of 0.004
+    np.testing.assert_allclose(found["x"], predictive(data()["x"], True), atol=0.015)
 
 
 class Counts:

@@ -334,6 +334,7 @@ def test_the_digest_takes_every_bit_pattern_of_nan_for_missing() -> None:
     assert Rows(np.append(other, 1.0)).digest() == Rows([None, 1.0]).digest()
 
 
+@pytest.mark.long  # every fit that test_storage.py loads in a fresh process is refused if it is not
 def test_the_digest_is_the_same_in_another_process() -> None:
     code = "from latentvars.rows import Rows; print(Rows([[1, None], [2.5, 3]], weights=[1, 2]).digest())"
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

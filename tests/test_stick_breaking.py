@@ -224,7 +224,7 @@ def test_nuts_gives_the_exact_posterior_of_the_number() -> None:
     pytest.importorskip("nutpie")
     x = np.array([-2.1, -1.6, 0.4, 1.9, 2.6])
     expected = by_enumeration(x, 0.7)
-    fit = lv.fit(Small(), x, lv.NUTS(draws=400, tune=300, chains=2), progress=False)
+    fit = lv.fit(Small(), x, lv.NUTS(draws=200, tune=150, chains=2), progress=False)
     probs = lv.occupied(fit, draws=300).probs
     np.testing.assert_allclose([probs[k] for k in (1, 2, 3)], expected, atol=0.1)
 

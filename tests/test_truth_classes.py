@@ -76,7 +76,9 @@ def test_lca1_carcinoma(truth: Path, model: Any) -> None:
     assert (fit.aic, fit.bic) == (pytest.approx(633.41, abs=5e-3), pytest.approx(697.1357, abs=5e-4))
 
 
-@BOTH
+@pytest.mark.parametrize(
+    "model", [pytest.param(LatentClass, marks=pytest.mark.long), built_in], ids=["user", "built-in"]
+)
 def test_lca1_four_classes(truth: Path, model: Any) -> None:
     """The best optimum has a small basin: about every third start ends there."""
     algorithm = lv.EM(restarts=10, accelerate=True, stop=lv.Tolerance(1e-7))
@@ -177,7 +179,7 @@ def test_t_laws_by_em_by_svi_with_a_point_and_by_hand() -> None:
     start = {"weights": [0.5, 0.5], "loc": [-2.0, 3.0], "scale": [1.0, 1.0], "df": 5.0}
     em = lv.fit(StudentMixture(), x, lv.EM(stop=lv.Tolerance(1e-12)), start=start)
     assert "L-BFGS" in em.explain()
-    svi = lv.fit(StudentMixture(), x, lv.SVI(500, torch.optim.Rprop, guide=lv.Delta(), stop=lv.Never()), start=start)
+    svi = lv.fit(StudentMixture(), x, lv.SVI(250, torch.optim.Rprop, guide=lv.Delta(), stop=lv.Never()), start=start)
     np.testing.assert_allclose(flattened(em.point), mode, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(flattened(svi.point), mode, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(flattened(svi.point), flattened(em.point), atol=1e-4, rtol=1e-4)
