@@ -88,12 +88,12 @@ def falling(steps: int) -> Any:
     return partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.03 ** (1 / steps))
 
 
-def trained(passes: int = 600, particles: int = 2, **settings: Any) -> lv.SVI:
+def trained(passes: int = 600, particles: int = 2, rate: float = 0.02, **settings: Any) -> lv.SVI:
     return lv.SVI(
         passes=passes,
         particles=particles,
         guide=lv.Delta(),
-        optimizer=partial(torch.optim.Adam, lr=0.02),
+        optimizer=partial(torch.optim.Adam, lr=rate),
         schedule=falling(passes),
         stop=lv.Never(),
         **settings,
@@ -180,7 +180,7 @@ def test_locals_that_depend_on_one_another(covariance: Any) -> None:
     """x = a + b + noise with cov(a, b) = 1: exact marginal, means, and the correlation of joint draws."""
     x = chained()
     guide = lv.Amortised(hidden=(16,), covariance=covariance)
-    fit = lv.fit(Chained(), x, trained(1_000), guide=guide, progress=False)
+    fit = lv.fit(Chained(), x, trained(600, rate=0.04), guide=guide, progress=False)
     prior = np.array([[1.0, 1.0], [1.0, 1.25]])
     both = np.ones(2)
     variance = both @ prior @ both + 0.09
@@ -235,7 +235,7 @@ def test_missing_entries_are_told_apart() -> None:
     x = one_factor(150)
     x[np.random.default_rng(0).random(x.shape) < 0.25] = np.nan
     x[:3] = one_factor(3)
-    fit = lv.fit(Factors(3, 1), x, trained(700), guide="auto", progress=False)
+    fit = lv.fit(Factors(3, 1), x, trained(450), guide="auto", progress=False)
     covariance, _, _ = moments_of(fit)
     exact = np.zeros(len(x))
     for n, row in enumerate(x):

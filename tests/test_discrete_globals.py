@@ -39,6 +39,7 @@ def change_point_by_hand(rates: np.ndarray) -> np.ndarray:
     return np.array([prior + poisson.logpmf(COUNTS, np.where(g < TIMES, rates[1], rates[0])).sum() for g in range(19)])
 
 
+@pytest.mark.long
 def test_a_change_point_against_a_sum_over_its_values() -> None:
     found = minimize(lambda u: -logsumexp(change_point_by_hand(np.exp(u))), [1.0, 1.5], options={"gtol": 1e-7})
     rates = np.exp(found.x)

@@ -99,7 +99,7 @@ def heights(potential: Potential, free: Tensor) -> np.ndarray:
     return np.array([-float(potential(one)[0]) for one in free])
 
 
-@pytest.mark.parametrize("name", ["mixture", "schools"])
+@pytest.mark.parametrize("name", [pytest.param("mixture", marks=pytest.mark.long), "schools"])
 def test_chains_begin_in_the_mass_of_the_posterior(truth: Path, name: str) -> None:
     """Heights of starts lie among those of draws by NUTS, and not at the top or far below."""
     pytest.importorskip("nutpie")
@@ -125,7 +125,7 @@ def test_chains_begin_in_the_mass_of_the_posterior(truth: Path, name: str) -> No
 
 def test_every_algorithm_begins_there() -> None:
     start = lv.Pathfinder(paths=2, draws=60)
-    em = lv.fit(TwoNormals(), two(), lv.EM(), start=start)
+    em = lv.fit(TwoNormals(), two(), lv.EM(passes=12), start=start)
     np.testing.assert_allclose(em.point["mu"], [-2, 2], atol=0.4)
     svi = lv.fit(TwoNormals(), two(), lv.SVI(passes=60), start=start, progress=False)
     np.testing.assert_allclose(svi.point["mu"], [-2, 2], atol=0.4)

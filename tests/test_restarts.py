@@ -45,12 +45,14 @@ SETTINGS: dict[str, lv.SVI] = {
         guide=lv.Delta(), optimizer=functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9), schedule=half
     ),
 }
-TOGETHER = ["mixture-experts", "hmm-categorical", "user-two-levels"]
+TOGETHER = ["hmm-categorical", "user-two-levels"]
 
 
 @pytest.mark.parametrize(
     ("setting", "name"),
-    [(setting, "gmm-full") for setting in SETTINGS] + [("mean field", name) for name in TOGETHER],
+    [(setting, "gmm-full") for setting in SETTINGS]
+    + [("mean field", name) for name in TOGETHER]
+    + [pytest.param("mean field", "mixture-experts", marks=pytest.mark.long)],
 )
 def test_starts_run_together_are_runs_alone(setting: str, name: str) -> None:
     case = cases.CASES[name]

@@ -59,7 +59,8 @@ HMM1 = {
 }
 
 
-@pytest.mark.parametrize("states", [1, 2, 3])
+# test_criteria.py has the three states and their AIC too
+@pytest.mark.parametrize("states", [1, 2, pytest.param(3, marks=pytest.mark.long)])
 def test_hmm1_earthquakes_stationary(truth: Path, states: int) -> None:
     fit = _earthquakes(truth, states, "stationary")
     log_likelihood, rates = HMM1[states]
