@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from latentvars.capture.calling import from_cpp
 from latentvars.capture.folding import shortened
 from latentvars.capture.recording import UNRECORDABLE
 from latentvars.program import Program
+from latentvars.randomness import seeded
 from latentvars.rows import Batch
 
 OFTEN = 300  # draws in whose time a graph is recorded
@@ -22,34 +23,45 @@ OfGlobals = Callable[[Mapping[str, Tensor], Batch], tuple[Tensor, ...]]
 
 
 def over_draws(
-    program: Program, batch: Batch, function: OfGlobals, draws: Mapping[str, Tensor], *, recorded: bool = True
+    program: Program,
+    batch: Batch,
+    function: OfGlobals,
+    draws: Mapping[str, Tensor],
+    *,
+    recorded: bool = True,
+    seeds: Sequence[int] | None = None,
 ) -> tuple[Tensor, ...]:
     """What a function gives at each draw, ``[S, ...]`` each.
 
     With many draws its operations are recorded once and run from C++; compared with the model's own code at the first
-    and the last draw. Missing entries, control flow on values and guides are run as they stand.
+    and the last draw. Missing entries and control flow on values are run as they stand.
 
     Args:
         program: the model.
         batch: rows.
         function: of constrained globals and the batch, without derivatives.
         draws: ``[S, *shape]``.
-        recorded: False: always by the model's own code.
+        recorded: False: always by the model's own code, as where a guide draws by seeds of its own.
+        seeds: of what the function draws at each of the draws from torch's own generator; None: it draws nothing.
     """
     size = next(iter(draws.values())).shape[0]
-    code = None
-    if recorded and size >= OFTEN and batch.observed is None and not program.roles.continuous:
-        code = _recorded(program, batch, function, draws)
-    found = []
-    for number in range(size):
+
+    def at(number: int, code: OfGlobals) -> tuple[Tensor, ...]:
         values = {name: value[number] for name, value in draws.items()}
-        with torch.no_grad():
-            found.append(function(values, batch) if code is None else code(values))
-    return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
+        with torch.no_grad(), nullcontext() if seeds is None else seeded(seeds[number]):
+            return code(values, batch)
+
+    code = function
+    if recorded and size >= OFTEN and batch.observed is None:
+        with nullcontext() if seeds is None else seeded(seeds[0]):
+            graph = _recorded(program, batch, function, draws)
+        if graph is not None and all(_same(at(number, graph), at(number, function)) for number in (0, size - 1)):
+            code = graph
+    return tuple(torch.stack(parts) for parts in zip(*(at(number, code) for number in range(size)), strict=True))
 
 
-def _recorded(program: Program, batch: Batch, function: OfGlobals, draws: Mapping[str, Tensor]) -> Any:
-    """The function as a graph; None where it cannot be recorded, or gives something else."""
+def _recorded(program: Program, batch: Batch, function: OfGlobals, draws: Mapping[str, Tensor]) -> OfGlobals | None:
+    """The function as a graph; None where it cannot be recorded."""
     names, data = tuple(draws), tuple(flat(batch))
 
     def operations(*given: Tensor) -> tuple[Tensor, ...]:
@@ -63,19 +75,19 @@ def _recorded(program: Program, batch: Batch, function: OfGlobals, draws: Mappin
     except UNRECORDABLE:
         return None
 
-    def code(values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def code(values: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, ...]:
         return tuple(graph(*(values[name] for name in names), *data))
 
-    for number in (0, -1):
-        values = {name: value[number] for name, value in draws.items()}
-        with torch.no_grad():
-            expected = function(values, batch)
-        if not all(_agree(*pair) for pair in zip(code(values), expected, strict=True)):
-            return None
     return code
 
 
+def _same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
+    return all(_agree(*pair) for pair in zip(found, expected, strict=True))
+
+
 def _agree(found: Tensor, expected: Tensor) -> bool:
+    if found.dtype != expected.dtype or found.shape != expected.shape:
+        return False
     finite = expected.isfinite()
     if not torch.equal(finite, found.isfinite()):
         return False

@@ -271,7 +271,7 @@ def draw_scores(program: Program, rows: Rows, draws: Mapping[str, Tensor], seed:
                 found = program.score(values, batch, derive(seed, next(seeds), piece))
                 return found.prior, found.rows
 
-            priors, rows_ = over_draws(program, batch, scored, draws)
+            priors, rows_ = over_draws(program, batch, scored, draws, recorded=not program.roles.continuous)
             scores.append(rows_)
     return priors, torch.cat(scores, 1)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from latentvars.capture import over_draws
 from latentvars.program import Program
 from latentvars.randomness import derive, seeded
 from latentvars.rows import ROWS_PLATE, Batch, Rows
@@ -119,16 +121,49 @@ def predictions(
     Returns:
         site → ``[S, N, ...]``, NaN beyond the length of a sequence.
     """
-    same = all(value.shape[0] == 1 for value in values.values())
+    if all(value.shape[0] == 1 for value in values.values()):
+        drawn = _at_the_point(program, rows, layouts, {name: value[0] for name, value in values.items()}, size, seed)
+    else:
+        drawn = _at_draws(program, rows, layouts, values, seed)
+    return {site: without_padding(torch.from_numpy(value), rows, 1) for site, value in drawn.items()}
+
+
+def _at_the_point(
+    program: Program, rows: Rows, layouts: Mapping[str, Layout], point: Mapping[str, Tensor], size: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Several copies of the rows in one batch, where they are few."""
+    pieces = batches(program, rows)
     drawn: dict[str, list[np.ndarray]] = {}
-    for number, (first, count, batch) in enumerate(_prediction_batches(program, rows, size, same)):
-        at = {name: value[0 if same else first] for name, value in values.items()}
-        for site, value in program.predict(at, batch, derive(seed, number)).items():
+    numbers = sum(value.numel() for value in pieces[0].columns.values())
+    at_once = 1 if len(pieces) > 1 else max(1, min(size, DRAWN_AT_ONCE // max(1, numbers)))
+    whole = itertools.product(range(0, size, at_once), pieces)
+    for number, (first, piece) in enumerate(whole):
+        count = min(at_once, size - first)
+        batch = piece if len(pieces) > 1 else piece.select(torch.arange(len(rows)).repeat(count))
+        for site, value in program.predict(point, batch, derive(seed, number)).items():
             if site in layouts:
                 moved = layouts[site].rows_first(value)
                 moved = moved.reshape(count, len(batch) // count, *moved.shape[1:])
                 drawn.setdefault(site, []).append(moved.cpu().numpy())
-    return {site: without_padding(torch.from_numpy(_arranged(parts, size)), rows, 1) for site, parts in drawn.items()}
+    return {site: _arranged(parts, size) for site, parts in drawn.items()}
+
+
+def _at_draws(
+    program: Program, rows: Rows, layouts: Mapping[str, Layout], values: Mapping[str, Tensor], seed: int
+) -> dict[str, np.ndarray]:
+    """All rows at each draw of the globals; many draws by a graph."""
+    pieces, size = batches(program, rows), next(iter(values.values())).shape[0]
+    sites = [site for site in program.roles.observed if site in layouts]
+
+    def drawn(at: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, ...]:
+        found = program.predicted(at, batch)
+        return tuple(layouts[site].rows_first(found[site]) for site in sites)
+
+    parts = []
+    for number, piece in enumerate(pieces):
+        seeds = [derive(seed, draw * len(pieces) + number) for draw in range(size)]
+        parts.append([value.cpu().numpy() for value in over_draws(program, piece, drawn, values, seeds=seeds)])
+    return {site: np.concatenate(own, 1) for site, own in zip(sites, zip(*parts, strict=True), strict=True)}
 
 
 def batches(program: Program, rows: Rows) -> list[Batch]:
@@ -146,19 +181,6 @@ def without_padding(value: Tensor, rows: Rows, lead: int = 0) -> np.ndarray:
     valid = valid.reshape((1,) * lead + valid.shape + (1,) * (array.ndim - lead - 2))
     kept = array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
     return np.where(valid, kept, np.asarray(np.nan, kept.dtype))
-
-
-def _prediction_batches(program: Program, rows: Rows, size: int, same: bool) -> Iterator[tuple[int, int, Batch]]:
-    """(first draw, number of draws, batch): with the same globals for all, several copies of the rows in one batch."""
-    pieces = batches(program, rows)
-    if not same or len(pieces) > 1:
-        yield from ((draw, 1, piece) for draw in range(size) for piece in pieces)
-        return
-    numbers = sum(value.numel() for value in pieces[0].columns.values())
-    at_once = max(1, min(size, DRAWN_AT_ONCE // max(1, numbers)))
-    for first in range(0, size, at_once):
-        count = min(at_once, size - first)
-        yield first, count, pieces[0].select(torch.arange(len(rows)).repeat(count))
 
 
 def _arranged(parts: list[np.ndarray], size: int) -> np.ndarray:

@@ -245,8 +245,13 @@ class Program:
 
     def predict(self, values: Mapping[str, Tensor], batch: Batch, seed: int) -> dict[str, Tensor]:
         """One draw of the observed sites: locals from the model given the globals, then new observations."""
+        with seeded(seed):
+            return self.predicted(values, batch)
+
+    def predicted(self, values: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The same from torch's own generator as it is."""
         model = poutine.condition(poutine.uncondition(self.model.model), data={**self.chosen, **values})
-        with torch.no_grad(), seeded(seed), self._around():
+        with torch.no_grad(), self._around():
             run = read(poutine.trace(model).get_trace(batch))
         return {name: run.sites[name].value for name in self.roles.observed}
 
