@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from torch.distributions import constraints
 
@@ -47,7 +48,7 @@ def test_of_a_sweep() -> None:
     )
     assert list(there.fits) == [1, 2, 3]
     for value, fit in there.fits.items():
-        assert fit.log_likelihood == here[value].log_likelihood
+        assert fit.log_likelihood == pytest.approx(here[value].log_likelihood, rel=1e-10)
         assert fit.rows is next(iter(there.fits.values())).rows
     assert there[3].latent().mean("z").shape == (40, 3)
 
