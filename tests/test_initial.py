@@ -22,6 +22,7 @@ from latentvars.errors import KindError, ModelError, NumericalError, SettingErro
 from latentvars.inference.binding import bind
 from latentvars.inference.starting import starting_point
 from latentvars.starts import Points, blurred
+from latentvars.starts.centres import seeds
 from latentvars.starts.ward import ward
 
 STARTS = {
@@ -348,3 +349,20 @@ def test_starts_that_cannot_be_say_what_to_do() -> None:
     vae = lv.models.VAE.mlp(3, 2, hidden=(4,), likelihood="gaussian")
     with pytest.raises(SupportError, match="one discrete local"):
         lv.fit(vae, x, lv.SVI(passes=1), start=lv.KMeansPlusPlus())
+
+
+def test_seeds_are_drawn_by_weight_and_then_by_squared_distance() -> None:
+    """k-means++ of four points, one without weight: exact probabilities of every ordered pair (Arthur & Vassilvitskii
+    2007), at the 0.1 % point of χ² with 5 degrees of freedom."""
+    points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [5.0, 5.0]], dtype=torch.float64)
+    squares = torch.tensor([[0.0, 1.0, 50.0], [1.0, 0.0, 41.0], [50.0, 41.0, 0.0]], dtype=torch.float64)
+    exact = squares / squares.sum(1, keepdim=True) / 3
+    generator, size = torch.Generator().manual_seed(0), 20_000
+    counts = torch.zeros(3, 3, dtype=torch.float64)
+    for _ in range(size):
+        pair = seeds(points, torch.tensor([1.0, 1.0, 0.0, 1.0], dtype=torch.float64), 2, generator)
+        counts[tuple(pair[:, 0].clamp(max=2).long().tolist())] += 1
+    off = ~torch.eye(3, dtype=torch.bool)
+    assert counts[~off].sum() == 0
+    assert float(((counts - size * exact).square() / (size * exact))[off].sum()) < 20.5
+    assert torch.equal(seeds(points[:1], torch.ones(1, dtype=torch.float64), 2, generator), points[[0, 0]])
