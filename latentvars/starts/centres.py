@@ -20,16 +20,17 @@ def sample(weights: Tensor, size: int, generator: torch.Generator) -> Tensor:
 def seeds(points: Tensor, weights: Tensor, groups: int, generator: torch.Generator) -> Tensor:
     """k-means++ seeding (Arthur & Vassilvitskii 2007, section 2.2) with weights, ``[K, P]``."""
     x, weight = points.numpy(), weights.numpy()
-    chance, distance = weight, np.full(len(x), np.inf)
-    centres = np.empty((groups, x.shape[1]), x.dtype)
-    for k, place in enumerate(torch.rand(groups, generator=generator, dtype=torch.float64).tolist()):
-        below = np.cumsum(chance)
-        centres[k] = x[min(np.searchsorted(below, place * below[-1], "right"), np.flatnonzero(chance)[-1])]
-        shifted = x - centres[k]
+    chance, distance = weights, np.full(len(x), np.inf)
+    centres = []
+    for _ in range(groups):
+        centre = x[torch.multinomial(chance, 1, generator=generator).numpy()]
+        centres.append(centre)
+        shifted = x - centre
         distance = np.minimum(distance, np.einsum("ij,ij->i", shifted, shifted))
         left = weight * distance
-        chance = left if left.any() else weight  # with fewer distinct points than groups all have the same chance again
-    return torch.from_numpy(centres)
+        # with fewer distinct points than groups all have the same chance again
+        chance = torch.from_numpy(left) if left.any() else weights
+    return torch.from_numpy(np.concatenate(centres))
 
 
 def lloyd(points: Tensor, weights: Tensor, centres: Tensor) -> Tensor:
