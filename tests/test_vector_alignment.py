@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,10 @@ from hypothesis import strategies as st
 from scipy.spatial import procrustes
 from scipy.spatial.distance import pdist
 from scipy.stats import binom, energy_distance, hypergeom, ks_2samp, kstest, spearmanr, special_ortho_group
+from sklearn.metrics.pairwise import rbf_kernel
 
 import latentvars as lv
-from latentvars.embedding.alignment.two_samples import Samples, energy, kolmogorov_smirnov
+from latentvars.embedding.alignment.two_samples import Samples, energy, kolmogorov_smirnov, median_kernel
 from latentvars.errors import DataError, NameUnknownError, SettingError, ShapeError
 
 OLD = lv.Provenance("mean of z", model="m", data="d", fit="old")
@@ -117,7 +120,8 @@ def test_a_refit_that_learnt_something_else_is_not_stamped_as_the_old() -> None:
     new, old = vectors(chance.normal(size=(60, 4)), provenance=NEW), vectors(POINTS)
     with pytest.raises(DataError, match="learnt something"):
         lv.align_vectors(new, old)
-    assert lv.align_vectors(new, old, tolerance=10.0).provenance == OLD
+    forced = lv.align_vectors(new, old, tolerance=10.0).provenance
+    assert forced == replace(OLD, aligned=f"rotation from {NEW}") and forced.space == OLD.space
 
 
 def test_a_factor_analysis_refitted_speaks_the_old_axes_again() -> None:
@@ -131,6 +135,24 @@ def test_a_factor_analysis_refitted_speaks_the_old_axes_again() -> None:
     assert np.abs(new.values - old.values).max() > 0.5
     aligned = lv.align_vectors(new, old, ids=range(75))
     np.testing.assert_allclose(aligned.values[75:], old.values[75:], atol=0.01)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet", ".h5ad"])
+def test_what_was_aligned_says_so_in_files_and_an_index_of_the_old_takes_it(suffix: str, tmp_path: Path) -> None:
+    old, new = vectors(POINTS), vectors(np.vstack([POINTS, -POINTS]), [*IDS, *(f"new {n}" for n in range(60))], NEW)
+    now = lv.align_vectors(new, old, "sign")
+    note = f"sign from {NEW}"
+    assert now.provenance.aligned == note and note in str(now) and not old.provenance.aligned
+    assert lv.load_vectors(now.save(tmp_path / f"v{suffix}")).provenance == now.provenance
+    index = lv.Index(old, "euclidean").add(now.take(slice(60, 80)))
+    assert index.vectors.metadata["aligned"].tolist() == [None] * 60 + [note] * 20
+    assert index.vectors.provenance == OLD
+    again = lv.load_index(index.save(tmp_path / "index"))
+    assert again.vectors.metadata["aligned"].tolist() == [None] * 60 + [note] * 20
+    assert index.search(["new 3"], k=5, where={"aligned": note}).positions.min() >= 60
+    assert (
+        index.add(vectors(-POINTS[20:] - 9, [f"late {n}" for n in range(40)])).vectors.metadata["aligned"][-1] is None
+    )
 
 
 def test_what_cannot_be_aligned_is_said() -> None:
@@ -209,6 +231,41 @@ def test_concordance_refuses_what_has_no_answer() -> None:
 
 
 # ---- drift
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_the_discrepancy_is_the_double_sum_of_its_definition(width: int) -> None:
+    chance = np.random.default_rng(3)
+    old, new = chance.normal(size=(40, width)), chance.normal(0.5, size=(30, width))
+    new[:3] = old[:3]  # equal points have no part in the median
+    apart = pdist(np.vstack([old, new]))
+    gamma = 1 / (2 * np.median(apart[apart > 0]) ** 2)
+    expected = rbf_kernel(old, gamma=gamma).mean() + rbf_kernel(new, gamma=gamma).mean()
+    expected -= 2 * rbf_kernel(old, new, gamma=gamma).mean()
+    other = vectors(new, [f"n{n}" for n in range(30)])
+    found = lv.drift(vectors(old, [f"o{n}" for n in range(40)]), other, draws=19)
+    assert found.shift.mmd == pytest.approx(expected) and "MMD²" in str(found)
+
+
+def test_the_discrepancy_has_its_level_and_sees_what_the_means_do_not() -> None:
+    chance, null, wide, pairs = np.random.default_rng(4), [], [], []
+    for seed in range(120):
+        old, same = (vectors(chance.normal(size=(25, 2)), [f"{k}{n}" for n in range(25)]) for k in "on")
+        null.append(lv.drift(old, same, draws=99, neighbours=3, seed=seed).shift.mmd_p_value)
+        base = chance.normal(size=(25, 2))
+        both = [vectors(base + chance.normal(0, 0.3, (25, 2)), IDS[:25]) for _ in range(2)]
+        pairs.append(lv.drift(*both, draws=99, neighbours=3, seed=seed).shift.mmd_p_value)
+    for seed in range(20):
+        apart = chance.normal(size=(150, 2)) * 0.5 + chance.choice([-1.2, 1.2], (150, 2))  # two heaps a coordinate
+        old = vectors(chance.normal(size=(150, 2)), [f"o{n}" for n in range(150)])
+        wide.append(lv.drift(old, vectors(apart, [f"n{n}" for n in range(150)]), draws=99, seed=seed).shift)
+    for found in (null, pairs):
+        assert kstest(np.asarray(found) - chance.random(120) / 100, "uniform").pvalue > 0.01
+    assert np.mean([one.mmd_p_value <= 0.05 for one in wide]) > 0.9
+
+
+def test_points_that_are_all_but_one_the_same_have_a_kernel() -> None:
+    assert np.array_equal(median_kernel(np.zeros((3, 3))), np.ones((3, 3)))
 
 
 def test_statistics_are_scipys() -> None:

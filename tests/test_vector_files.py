@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from sklearn.datasets import load_iris
@@ -135,13 +137,57 @@ def test_metadata_come_back_in_their_type_or_are_refused(tmp_path: Path, suffix:
         (".parquet", np.array([1, "a", 2.0], object)),
         (".parquet", np.array([1j, 2, 3])),
         (".safetensors", np.array([1j, 2, 3])),
-        (".h5ad", np.array([None, "a", "b"], object)),
+        (".npz", np.array([1, "a", 2.0], object)),
+        (".safetensors", np.array([{}, None, 2.0], object)),
+        (".h5ad", np.array([None, "a", 3], object)),
     ],
 )
 def test_metadata_without_a_place_in_a_file_are_refused(tmp_path: Path, suffix: str, column: np.ndarray) -> None:
     with pytest.raises(KindError, match="metadata 'odd'"):
         lv.Vectors(np.eye(3), metadata={"odd": column}).save(tmp_path / f"v{suffix}")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("suffix", WHOLE)
+@pytest.mark.parametrize(
+    "given, held",
+    [
+        (["a", None, "None"], ["a", None, "None"]),
+        (np.array(["", np.nan, "c"], object), ["", None, "c"]),
+        (pandas.Series(["a", pandas.NA, "b"], dtype="string"), ["a", None, "b"]),
+        ([None, None, None], [None, None, None]),
+    ],
+)
+def test_what_is_missing_among_text_stays_missing(tmp_path: Path, suffix: str, given: Any, held: list[Any]) -> None:
+    before = lv.Vectors(np.eye(3), metadata={"kind": given})
+    assert before.metadata["kind"].tolist() == held
+    found = lv.load_vectors(before.save(tmp_path / f"v{suffix}"))
+    assert found.metadata["kind"].tolist() == held
+    index = lv.load_index(lv.Index(before, "euclidean").save(tmp_path / "index"))
+    assert index.vectors.metadata["kind"].tolist() == held
+    gaps = [n for n, one in enumerate(held) if one is None]
+    assert sorted(index.search(np.zeros(3), k=3, where={"kind": None}).positions[0].tolist())[3 - len(gaps) :] == gaps
+
+
+def test_none_among_numbers_is_nan() -> None:
+    held = lv.Vectors(np.eye(3), metadata={"year": [2000, None, 2001.5]}).metadata["year"]
+    np.testing.assert_array_equal(held, [2000, np.nan, 2001.5])
+
+
+def test_vectors_are_their_own() -> None:
+    values, std, ids, kind = np.eye(3), np.ones((3, 3)), np.array(["a", "b", "c"]), np.array([1, 2, 3])
+    made = lv.Vectors(values, ids, std=std, metadata={"kind": kind})
+    values[0, 0], std[0, 0], ids[0], kind[0] = 7.0, 7.0, "z", 7
+    assert made.values[0, 0] == 1 and made.std[0, 0] == 1 and made.ids[0] == "a" and made.metadata["kind"][0] == 1
+    for array in (made.values, made.std, made.ids, made.metadata["kind"]):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = array[1]
+
+
+def test_provenance_of_a_later_release_is_told(tmp_path: Path) -> None:
+    stored = replace(lv.Vectors(np.eye(2)).stored, provenance={"source": "x", "planet": "earth"})
+    with pytest.raises(StorageError, match="planet"):
+        lv.Vectors.of(stored)
 
 
 def test_lines_that_are_too_short_and_columns_of_numbers_are_no_vectors(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from latentvars.embedding.search import (
     Index,
     Neighbours,
     UncertainNeighbours,
+    load_belief_index,
     load_index,
 )
 from latentvars.embedding.sources import vectors_of
@@ -64,6 +65,7 @@ __all__ = [
     "concordance",
     "drift",
     "evaluate_embedding",
+    "load_belief_index",
     "load_index",
     "load_vectors",
     "outliers",

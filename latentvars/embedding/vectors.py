@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,7 +14,7 @@ import numpy as np
 
 from latentvars.embedding.export import files
 from latentvars.embedding.export.format import Stored
-from latentvars.errors import DataError, KindError, NameUnknownError, ShapeError
+from latentvars.errors import DataError, KindError, NameUnknownError, ShapeError, StorageError
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,23 @@ class Provenance:
         model: hash of the model, "" where there is none.
         data: hash of the data that it learnt from, "" where there are none.
         fit: hash of what was learnt, "" where nothing was.
+        aligned: of vectors that were brought here from another space: by which map, and from where; "" of others. No
+            part of the space, which they now belong to.
     """
 
     source: str = "array"
     model: str = ""
     data: str = ""
     fit: str = ""
+    aligned: str = ""
 
     @cached_property
     def space(self) -> str:
-        """A hash of it all."""
+        """A hash of all but ``aligned``."""
         return hashlib.sha256("|".join([self.source, self.model, self.data, self.fit]).encode()).hexdigest()
 
     def __str__(self) -> str:
-        return f"{self.source} ({self.space[:8]})"
+        return f"{self.source} ({self.space[:8]})" + (f", aligned: {self.aligned}" if self.aligned else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +50,12 @@ class Vectors:
     """One fixed vector for each row: what is searched, classified, clustered and stored.
 
     Attributes:
-        values: ``[N, W]`` float32 or float64, finite; a view that cannot be written to.
+        values: ``[N, W]`` float32 or float64, finite; a copy that cannot be written to, as are all arrays here.
         ids: ``[N]`` text, each one once; positions by default.
         names: of the coordinates, W; ``"0"``, ... by default.
         std: ``[N, W]`` posterior standard deviations of the coordinates; None where they are not known.
-        metadata: name → ``[N]`` what else is known of the rows.
+        metadata: name → ``[N]`` what else is known of the rows. What is missing among text is None; None among numbers
+            is NaN.
         provenance: where they come from.
 
     Raises:
@@ -71,7 +75,7 @@ class Vectors:
         if values.ndim != 2 or not values.shape[1]:
             raise ShapeError(f"vectors of shape {list(values.shape)}", "[rows, coordinates]", "pass a table.")
         size, width = values.shape
-        ids = np.arange(size).astype(str) if self.ids is None else _text(self.ids)
+        ids = np.arange(size).astype(str) if self.ids is None else _text(self.ids).copy()
         names = tuple(map(str, self.names)) or tuple(map(str, range(width)))
         std = None if self.std is None else _numbers(self.std, "std")
         metadata = {str(name): _column(column) for name, column in self.metadata.items()}
@@ -89,6 +93,8 @@ class Vectors:
                     f"metadata {name!r} of shape {list(column.shape)}", f"[{size}]", "pass one value for each vector."
                 )
         _check_once(ids)
+        for array in (values, ids, *metadata.values()) if std is None else (values, ids, std, *metadata.values()):
+            array.flags.writeable = False
         for name, value in {"values": values, "ids": ids, "names": names, "std": std, "metadata": metadata}.items():
             object.__setattr__(self, name, value)
 
@@ -204,7 +210,14 @@ class Vectors:
     @staticmethod
     def of(stored: Stored) -> Vectors:
         """Vectors of what a file holds."""
-        where = Provenance(**stored.provenance)
+        try:
+            where = Provenance(**stored.provenance)
+        except TypeError as error:
+            raise StorageError(
+                given=f"vectors whose provenance has the fields {list(stored.provenance)}",
+                needed=f"fields among {[one.name for one in fields(Provenance)]}",
+                remedy="read them by the release that wrote them",
+            ) from error
         return Vectors(stored.values, stored.ids, stored.names, stored.std, stored.metadata, where)
 
     def __str__(self) -> str:
@@ -262,13 +275,11 @@ def _numbers(given: Any, what: str) -> np.ndarray:
     array = np.asarray(given)
     if array.dtype.kind not in "fiub":
         raise DataError(f"{what} of type {array.dtype}", "numbers", f"pass {what} as float32 or float64.")
-    array = np.ascontiguousarray(array, array.dtype if array.dtype in (np.float32, np.float64) else np.float64)
+    array = np.array(array, array.dtype if array.dtype in (np.float32, np.float64) else np.float64, order="C")
     bad = 0 if np.isfinite(array.sum()) else int((~np.isfinite(array)).any(-1).sum())
     if bad:
         raise DataError(f"{bad} rows of {what} that are not finite", "finite numbers", "leave these rows out.")
-    view = array.view()
-    view.flags.writeable = False
-    return view
+    return array
 
 
 def _text(ids: Any) -> np.ndarray:
@@ -277,8 +288,25 @@ def _text(ids: Any) -> np.ndarray:
 
 
 def _column(column: Any) -> np.ndarray:
-    array = np.asarray(column)
-    return array.astype(str) if array.dtype.kind in "OT" and all(isinstance(one, str) for one in array) else array
+    """A copy; of Python's objects as text, text with None, or numbers with NaN, where they are no more than that."""
+    array = np.array(column)
+    if array.dtype.kind == "T":
+        array = array.astype(object)
+    if array.dtype.kind != "O" or array.ndim != 1:
+        return array
+    gaps = np.array([_is_missing(one) for one in array], dtype=bool)
+    known = array[~gaps].tolist()
+    if all(isinstance(one, str) for one in known):
+        array[gaps] = None
+        return array if gaps.any() else array.astype(str)
+    if known and gaps.any() and all(isinstance(one, int | float | np.number) for one in known):
+        return np.array([np.nan if gap else float(one) for one, gap in zip(array, gaps, strict=True)])
+    return array
+
+
+def _is_missing(one: Any) -> bool:
+    """None, NaN, and pandas' NA and NaT."""
+    return one is None or type(one).__name__ in ("NAType", "NaTType") or (isinstance(one, float) and one != one)
 
 
 def _check_once(ids: np.ndarray) -> None:

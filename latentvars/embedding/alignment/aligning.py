@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -45,9 +45,10 @@ class VectorAlignment:
     def apply(self, vectors: Any) -> Vectors:
         """Vectors of the refit, any rows of it, in the old space ``[N, W]``.
 
-        They have the old provenance, so that an index of old vectors takes them; the metadata column "aligned" says of
-        each what was done. Standard deviations are those of v A where the errors of the coordinates are
-        uncorrelated, √(std² (A∘A)): exact for signs and permutations; a rotation needs covariances for more.
+        They have the old provenance, so that an index of old vectors takes them, with a note of what was done in its
+        field ``aligned``; in the metadata column "aligned" it stays with each row among others. Standard deviations
+        are those of v A where the errors of the coordinates are uncorrelated, √(std² (A∘A)): exact for signs and
+        permutations; a rotation needs covariances for more.
 
         Raises:
             ShapeError: vectors of another width.
@@ -70,8 +71,9 @@ class VectorAlignment:
         std = None
         if given.std is not None:
             std = np.sqrt(given.std.astype(np.float64) ** 2 @ self.matrix**2).astype(given.std.dtype)
-        note = np.full(len(given), f"{self.kind} from {self.source}")
-        return Vectors(values, given.ids, self.names, std, {**given.metadata, "aligned": note}, self.target)
+        note = f"{self.kind} from {self.source}"
+        metadata = {**given.metadata, "aligned": np.full(len(given), note)}
+        return Vectors(values, given.ids, self.names, std, metadata, replace(self.target, aligned=note))
 
     def __str__(self) -> str:
         return (

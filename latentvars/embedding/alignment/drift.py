@@ -79,6 +79,7 @@ class Drift:
             f"  distribution: energy distance² {self.shift.energy:.3g}, p = {self.shift.p_value:.3g} "
             f"({self.tested[0]} against {self.tested[1]} rows, by permutation)"
         )
+        lines.append(f"  kernel of the median distance: MMD² {self.shift.mmd:.3g}, p = {self.shift.mmd_p_value:.3g}")
         worst = int(self.shift.statistics.argmax())
         lines.append(
             f"  coordinate that differs most: {self.names[worst]}, Kolmogorov–Smirnov "
@@ -94,7 +95,10 @@ def drift(old: Any, new: Any, *, neighbours: int = 10, draws: int = 499, most: i
     Both have to be of one space: vectors of one fit, or of a refit after :func:`latentvars.align_vectors`. The tests
     exchange old and new vectors; for ids that stand on both sides they do so within the pair, so that p-values hold
     for the same rows embedded twice as well as for new data under an old fit. With pairs the tests see changes that
-    are far too small to matter, if they go one way for all rows: ``moved`` says whether they matter.
+    are far too small to matter, if they go one way for all rows: ``moved`` says whether they matter. There are three:
+    energy distance, for which far rows count most, maximum mean discrepancy, which looks at the scale of the median
+    distance, and Kolmogorov–Smirnov coordinate by coordinate. Choose one beforehand: the smallest of the three is no
+    p-value.
 
     Args:
         old, new: vectors ``[N, W]``, ``[N', W]``; arrays are matched by position.

@@ -59,6 +59,18 @@ def energy(distances: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return -((weights @ distances) * weights).sum(-1)
 
 
+def median_kernel(distances: np.ndarray) -> np.ndarray:
+    """exp(−d² / 2 s²) with s the median of the distances between different points ``[R, R]`` (Gretton et al. 2012)."""
+    apart = distances[np.triu_indices(len(distances), 1)]
+    apart = apart[apart > 0]
+    return np.exp(-((distances / (np.median(apart) if len(apart) else 1.0)) ** 2) / 2)
+
+
+def discrepancy(kernel: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Squared maximum mean discrepancy (Gretton et al. 2012, eq. 5) of samples by weights ``[..., R]``: aᵀ K a."""
+    return ((weights @ kernel) * weights).sum(-1)
+
+
 def kolmogorov_smirnov(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The largest difference of two distribution functions, coordinate by coordinate: ``[..., W]``."""
     found = []
@@ -76,12 +88,16 @@ class Shift:
     Attributes:
         energy: squared energy distance.
         p_value: of it.
+        mmd: squared maximum mean discrepancy under a normal kernel as wide as the median distance.
+        mmd_p_value: of it.
         statistics: Kolmogorov–Smirnov distance of each coordinate ``[W]``.
         p_values: of each, corrected for looking at all of them ``[W]``.
     """
 
     energy: float
     p_value: float
+    mmd: float
+    mmd_p_value: float
     statistics: np.ndarray
     p_values: np.ndarray
 
@@ -95,13 +111,17 @@ def shift(samples: Samples, draws: int, seed: int) -> Shift:
     from scipy.spatial.distance import pdist, squareform
 
     chance, distances = np.random.default_rng(seed), squareform(pdist(samples.points))
-    seen, each = energy(distances, samples.weights), kolmogorov_smirnov(samples.points, samples.weights)
-    larger, beyond, done = 0, np.zeros(len(each)), 0
+    kernel, each = median_kernel(distances), kolmogorov_smirnov(samples.points, samples.weights)
+    measures = ((energy, distances), (discrepancy, kernel))
+    seen = [float(measure(table, samples.weights)) for measure, table in measures]
+    larger, beyond, done = np.zeros(2), np.zeros(len(each)), 0
     while done < draws:
         some = min(draws - done, max(1, NUMBERS // len(samples.points)))
         weights = samples.shuffled(some, chance)
-        larger += int((energy(distances, weights) >= seen - 1e-12 * abs(seen)).sum())
+        for number, (measure, table) in enumerate(measures):
+            larger[number] += (measure(table, weights) >= seen[number] - 1e-12 * abs(seen[number])).sum()
         largest = kolmogorov_smirnov(samples.points, weights).max(-1)
         beyond += (largest[:, None] >= each - 1e-12).sum(0)
         done += some
-    return Shift(float(seen), (1 + larger) / (1 + draws), each, (1 + beyond) / (1 + draws))
+    p_values = (1 + larger) / (1 + draws)
+    return Shift(seen[0], float(p_values[0]), seen[1], float(p_values[1]), each, (1 + beyond) / (1 + draws))

@@ -63,11 +63,12 @@ def _column(name: str, column: np.ndarray) -> Any:
     """Text as categories of Python's strings, which every release of anndata writes."""
     import pandas
 
-    if column.dtype.kind in "OMm":
+    text = column.dtype.kind == "U" or all(one is None or isinstance(one, str) for one in column)
+    if column.dtype.kind in "Mm" or (column.dtype.kind == "O" and not text):
         raise unwritable(name, column, ".h5ad")
-    if column.dtype.kind != "U":
+    if not text:
         return column
-    kinds = pandas.Index(np.unique(column).astype(object), dtype=object)
+    kinds = pandas.Index(sorted({one for one in column.tolist() if one is not None}), dtype=object)
     return pandas.Categorical(column.astype(object), categories=kinds)
 
 

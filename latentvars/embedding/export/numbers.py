@@ -11,14 +11,15 @@ import numpy as np
 
 from latentvars.embedding.export.format import KEY, Format, Stored, damaged, described, description, unwritable
 
-META = "metadata."
+META, GAPS = "metadata.", "missing."
 
 
 @final
 class Safetensors(Format):
     """Tensors ``values``, ``std`` and, as UTF-8 JSON, ``ids`` and ``metadata.<name>``; a description in the header.
 
-    Text is a list, everything else ``{"dtype": ..., "values": [...]}``, dates as the numbers behind them.
+    Text is a list, null where it is missing; everything else ``{"dtype": ..., "values": [...]}``, dates as the
+    numbers behind them.
     """
 
     def write(self, vectors: Stored, path: Path) -> None:
@@ -49,13 +50,16 @@ class Safetensors(Format):
 
 @final
 class Numpy(Format):
-    """Arrays ``values``, ``ids``, ``std``, ``metadata.<name>`` and the description; nothing is pickled."""
+    """Arrays ``values``, ``ids``, ``std``, ``metadata.<name>``, with ``missing.<name>`` where text is missing, and the
+    description; nothing is pickled."""
 
     def write(self, vectors: Stored, path: Path) -> None:
         text = np.array(description(vectors))
         arrays: dict[str, Any] = {KEY: text, "values": vectors.values, "ids": vectors.ids}
         arrays |= {} if vectors.std is None else {"std": vectors.std}
-        arrays |= {META + name: _plain(column) for name, column in vectors.metadata.items()}
+        for name, column in vectors.metadata.items():
+            arrays |= {META + name: _plain(name, column, ".npz")}
+            arrays |= {GAPS + name: column == None} if column.dtype.kind == "O" else {}  # noqa: E711
         with path.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
@@ -70,6 +74,10 @@ class Numpy(Format):
         text = str(found[KEY]) if KEY in found else None
         names, provenance = described(text, path)
         metadata = {k.removeprefix(META): v for k, v in found.items() if k.startswith(META)}
+        for name in metadata:
+            if GAPS + name in found:
+                metadata[name] = metadata[name].astype(object)
+                metadata[name][found[GAPS + name]] = None
         return Stored(found["values"], found.get("ids"), names, found.get("std"), metadata, provenance)
 
 
@@ -89,17 +97,23 @@ class Plain(Format):
         return Stored(values, provenance=described(None, path)[1])
 
 
-def _plain(column: np.ndarray) -> np.ndarray:
-    return column.astype(str) if column.dtype.kind == "O" else column
+def _plain(name: str, column: np.ndarray, suffix: str) -> np.ndarray:
+    """A column without objects: "" where text is missing."""
+    if column.dtype.kind != "O":
+        return column
+    if not all(one is None or isinstance(one, str) for one in column):
+        raise unwritable(name, column, suffix)
+    return np.array(["" if one is None else one for one in column], dtype=str)
 
 
 def _packed(name: str, column: np.ndarray) -> np.ndarray:
-    plain = _plain(column)
-    kind = plain.dtype.kind
-    if kind not in "UbiufMm":
-        raise unwritable(name, plain, ".safetensors")
-    values = (plain.astype(np.int64) if kind in "Mm" else plain).tolist()
-    held = values if kind == "U" else {"dtype": plain.dtype.str, "values": values}
+    kind = column.dtype.kind
+    if kind == "O":
+        _plain(name, column, ".safetensors")
+    elif kind not in "UbiufMm":
+        raise unwritable(name, column, ".safetensors")
+    values = (column.astype(np.int64) if kind in "Mm" else column).tolist()
+    held = values if kind in "UO" else {"dtype": column.dtype.str, "values": values}
     return np.frombuffer(json.dumps(held).encode(), dtype=np.uint8).copy()
 
 

@@ -4,7 +4,7 @@ from latentvars.embedding.search.belief_index import BeliefIndex
 from latentvars.embedding.search.engines import Engine, Exact
 from latentvars.embedding.search.faiss_engines import HNSW, IVF, FlatFaiss
 from latentvars.embedding.search.index import Index
-from latentvars.embedding.search.loading import load_index
+from latentvars.embedding.search.loading import load_belief_index, load_index
 from latentvars.embedding.search.nearer import Nearer
 from latentvars.embedding.search.neighbours import Neighbours
 from latentvars.embedding.search.uncertain import UncertainNeighbours
@@ -20,5 +20,6 @@ __all__ = [
     "Nearer",
     "Neighbours",
     "UncertainNeighbours",
+    "load_belief_index",
     "load_index",
 ]

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
 from latentvars.embedding.search.apart import apart, check_alike
-from latentvars.embedding.search.beliefs import Beliefs, beside, read_beliefs
-from latentvars.embedding.search.index import is_text
+from latentvars.embedding.search.belief_saving import save_beliefs
+from latentvars.embedding.search.beliefs import Beliefs, beside, joined_beliefs, read_beliefs
+from latentvars.embedding.search.filters import Where, allowed_rows
+from latentvars.embedding.search.index import is_text, joined
 from latentvars.embedding.search.nearer import Nearer, nearer
 from latentvars.embedding.search.uncertain import UncertainNeighbours, among_nearest, neighbours
-from latentvars.embedding.vectors import Vectors
-from latentvars.errors import SettingError, ShapeError
+from latentvars.embedding.vectors import Provenance, Vectors
+from latentvars.errors import DataError, SettingError, ShapeError
+from latentvars.randomness import derive
 
 PROBABLE = "probability"
+UNKNOWN = Provenance()
 
 
 @final
@@ -28,7 +32,14 @@ class BeliefIndex:
     A plain neighbour of a posterior mean is a statement without a doubt. Here a row is a neighbour with a probability,
     and a query whose belief is too wide can be silent. Distances are Euclidean in the space of the latent; two
     categories are 0 or 1 apart. Beliefs of different rows are independent given the globals; joint draws
-    ``[S, N, W]``, as of ``fit.draw_latents``, carry what rows share through the globals.
+    ``[S, N, W]``, as of ``fit.draw_latents``, carry what rows share through the globals. A value: :meth:`add` and
+    :meth:`remove` make another index.
+
+    Probabilities are those of the model: that it is right, and that its beliefs are (a guide's are usually too narrow),
+    nothing here can see. Where the model is wrong, rows are named with a confidence that they do not deserve, and where
+    globals were plugged in, with a little too much of it. Look at :func:`latentvars.check_guide` and
+    :func:`latentvars.pit` first; how often neighbours that are named with probability p are right can be counted where
+    the truth is known.
 
     Args:
         beliefs: ``fit.latent(rows)`` (normal and categorical beliefs in closed form, others by draws); draws
@@ -38,10 +49,12 @@ class BeliefIndex:
         ids: of the rows; None: their names.
         draws: of beliefs that are neither normal nor categorical.
         seed: of these.
+        metadata: name → ``[N]``, what searches may filter by; None: that of vectors.
+        provenance: where beliefs come from; of vectors their own. Vectors from elsewhere are then refused.
 
     Raises:
         KindError: vectors without standard deviations, or beliefs about whole sequences.
-        DataError: ids that repeat.
+        DataError: ids that repeat, or no rows.
         NameUnknownError: another site.
     """
 
@@ -50,14 +63,24 @@ class BeliefIndex:
     ids: Sequence[Any] | np.ndarray | None = field(default=None, repr=False)
     draws: int = 1_000
     seed: int = 0
+    metadata: Mapping[str, Any] | None = field(default=None, repr=False)
+    provenance: Provenance = UNKNOWN
+    rows: Vectors = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.draws < 1:
             raise SettingError(f"draws={self.draws}", "at least 1", "raise draws.")
         known, names = read_beliefs(self.beliefs, self.site, self.draws, self.seed)
         names = self.ids if self.ids is not None else names
-        object.__setattr__(self, "beliefs", known)
-        object.__setattr__(self, "ids", Vectors(known.means, names).ids)
+        own = self.beliefs if isinstance(self.beliefs, Vectors) else Vectors(known.means)
+        metadata = own.metadata if self.metadata is None else self.metadata
+        where = own.provenance if self.provenance == UNKNOWN else self.provenance
+        rows = Vectors(known.means, names, own.names, metadata=metadata, provenance=where)
+        if not len(rows):
+            raise DataError("no rows", "at least 1", "add rows.")
+        held = {"beliefs": known, "ids": rows.ids, "metadata": rows.metadata, "provenance": where, "rows": rows}
+        for name, value in held.items():
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return len(self.known.means)
@@ -114,7 +137,7 @@ class BeliefIndex:
         asked, _, own = self._asked(query)
         check_alike(asked, self.known)
         of = np.arange(len(asked.means))
-        places = self._names.positions
+        places = self.rows.positions
         one, other = places(a), places(b)
         if len({len(of), len(one), len(other)} - {1}) > 1:
             raise ShapeError(
@@ -151,6 +174,8 @@ class BeliefIndex:
         k: int = 10,
         *,
         by: str = PROBABLE,
+        where: Where | None = None,
+        exclude: Any = None,
         abstain: float = 0.0,
         draws: int = 1_000,
         seed: int = 0,
@@ -162,6 +187,10 @@ class BeliefIndex:
             k: how many.
             by: ``"probability"``: those that maximise the expected number of right ones; or a kind of
                 :meth:`distances`, whose nearest are then given with their probabilities.
+            where: which rows may be found, as for :meth:`latentvars.Index.search`: a mapping from metadata to the value
+                or values they may have, a function of the columns, or a mask. Probabilities are those of being among
+                the k nearest of these.
+            exclude: ids that may not be found.
             abstain: queries of which a smaller share of the k is expected to be right name nothing; 0: all answer.
             draws: common to all queries.
             seed: of the draws.
@@ -172,31 +201,93 @@ class BeliefIndex:
         if not 0 <= abstain <= 1:
             raise SettingError(f"abstain={abstain}", "a share from 0 to 1", "change abstain.")
         asked, names, own = self._asked(queries)
-        share, taken = self._shares(asked, own, k, draws, seed)
+        allowed = allowed_rows(self.rows, where, exclude)
+        share, taken = self._shares(asked, own, k, draws, seed, allowed)
         scores = -share if by == PROBABLE else apart(asked, self.known, by)
+        if allowed is not None:
+            scores = np.where(allowed, scores, np.inf)
         at, probability, error, confidence, silent = neighbours(share, scores, own, k, taken, abstain)
-        ids = np.where(at < 0, "", self._names.ids[at])
+        ids = np.where(at < 0, "", self.rows.ids[at])
         return UncertainNeighbours(ids, at, probability, error, confidence, silent, abstain, names, taken)
 
-    @cached_property
-    def _names(self) -> Vectors:
-        return Vectors(self.known.means, self.ids)
+    def add(self, beliefs: Any, ids: Any = None, metadata: Mapping[str, Any] | None = None) -> BeliefIndex:
+        """A new index with more rows behind these.
 
-    def _shares(self, asked: Beliefs, own: np.ndarray | None, k: int, draws: int, seed: int) -> tuple[np.ndarray, int]:
+        Args:
+            beliefs: as the constructor takes them, of the same family and width.
+            ids: of the new rows; None: their names.
+            metadata: of the new rows.
+
+        Raises:
+            KindError: beliefs of another family.
+            ShapeError: beliefs of another width, or with another number of draws.
+            DataError: other metadata, ids that are there already, or vectors from elsewhere.
+        """
+        more = BeliefIndex(beliefs, self.site, ids, self.draws, derive(self.seed, len(self)), metadata)
+        check_alike(more.known, self.known)
+        self._check_origin(more)
+        known = joined_beliefs(self.known, more.known)
+        rows = joined(self.rows, more.rows)
+        return BeliefIndex(known, self.site, rows.ids, self.draws, self.seed, rows.metadata, self.provenance)
+
+    def remove(self, ids: Any) -> BeliefIndex:
+        """A new index without some rows.
+
+        Raises:
+            NameUnknownError: ids that are not in it.
+            DataError: nothing would be left.
+        """
+        mask = np.ones(len(self), bool)
+        mask[self.rows.positions(ids)] = False
+        if not mask.any():
+            raise DataError(f"all {len(self)} rows to be removed", "at least 1 that stays", "keep one.")
+        rows, known = self.rows.take(mask), self.known.take(np.flatnonzero(mask))
+        return BeliefIndex(known, self.site, rows.ids, self.draws, self.seed, rows.metadata, self.provenance)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the index into the new folder ``path``, whole or not at all, as JSON and safetensors.
+
+        Args:
+            path: the folder; :func:`latentvars.load_belief_index` reads it.
+            overwrite: replace an earlier index of beliefs there.
+
+        Raises:
+            StorageError: something is in the way.
+            KindError: metadata that are no numbers, text or dates.
+        """
+        return save_beliefs(self, Path(path), overwrite=overwrite)
+
+    def _shares(
+        self,
+        asked: Beliefs,
+        own: np.ndarray | None,
+        k: int,
+        draws: int,
+        seed: int,
+        allowed: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, int]:
         check_alike(asked, self.known)
-        most = len(self) - (own is not None)
+        mask = np.ones(len(self), bool) if allowed is None else allowed
+        most = int(mask.sum()) - (own is not None and bool(mask[own].any()))
         if not 1 <= k <= most:
             raise SettingError(f"k={k} among {most} rows", f"from 1 to {most}", "change k.")
         if draws < 1:
             raise SettingError(f"draws={draws}", "at least 1", "raise draws.")
-        return among_nearest(asked, self.known, k, own, draws, seed)
+        return among_nearest(asked, self.known, k, own, draws, seed, allowed)
 
     def _asked(self, queries: Any) -> tuple[Beliefs, np.ndarray, np.ndarray | None]:
         """Beliefs about queries and their ids; their positions where they are rows of this index."""
         if isinstance(queries, BeliefIndex):
+            self._check_origin(queries)
             return beside(queries.known), np.asarray(queries.ids), None
         if is_text(queries):
-            own = self._names.positions(queries)
-            return self.known.take(own), self._names.ids[own], own
+            own = self.rows.positions(queries)
+            return self.known.take(own), self.rows.ids[own], own
         asked = BeliefIndex(queries, self.site, draws=self.draws, seed=self.seed)
+        self._check_origin(asked)
         return beside(asked.known), np.asarray(asked.ids), None
+
+    def _check_origin(self, other: BeliefIndex) -> None:
+        """DataError of vectors from elsewhere; draws and posteriors say nothing of where they come from."""
+        if UNKNOWN not in (self.provenance, other.provenance):
+            self.rows.check_comparable(other.rows)

@@ -132,6 +132,28 @@ class DrawnBeliefs(Beliefs):
         return DrawnBeliefs(self.draws[:, positions], self.joint)
 
 
+def joined_beliefs(first: Beliefs, second: Beliefs) -> Beliefs:
+    """Beliefs of one family and width, one behind the other.
+
+    Raises:
+        KindError: draws that rows share beside draws of each row alone.
+    """
+    if isinstance(first, NormalBeliefs) and isinstance(second, NormalBeliefs):
+        alike = first.diagonal == second.diagonal
+        spread = [one.spread if alike else one.covariance for one in (first, second)]
+        return NormalBeliefs(np.concatenate([first.loc, second.loc]), np.concatenate(spread))
+    if isinstance(first, CategoricalBeliefs) and isinstance(second, CategoricalBeliefs):
+        return CategoricalBeliefs(np.concatenate([first.probabilities, second.probabilities]))
+    assert isinstance(first, DrawnBeliefs) and isinstance(second, DrawnBeliefs)
+    if first.joint != second.joint:
+        raise KindError(
+            given="draws of each row alone beside draws that rows share",
+            needed="draws of one kind",
+            remedy="draw all rows together: lv.BeliefIndex(fit.draw_latents(...))",
+        )
+    return DrawnBeliefs(np.concatenate([first.draws, second.draws], axis=1), first.joint)
+
+
 def beside(queries: Beliefs) -> Beliefs:
     """Queries as they are drawn beside rows: draws that are not joint may come from the same seed, so that those of
     one number are not independent, but those of the next are."""
@@ -156,6 +178,8 @@ def read_beliefs(given: Any, site: str | None, draws: int, seed: int) -> tuple[B
         DataError: draws that are not finite.
         NameUnknownError: another site.
     """
+    if isinstance(given, Beliefs):
+        return given, None
     if isinstance(given, LatentPosterior):
         names = list(map(str, given.names))
         return _of_latent(given, site, draws, seed), names

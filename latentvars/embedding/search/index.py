@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -17,6 +17,7 @@ from latentvars.embedding.search.saving import save_index
 from latentvars.embedding.vectors import Vectors, as_array, as_vectors
 from latentvars.errors import DataError, KindError, SettingError
 
+ALIGNED = "aligned"  # metadata that aligned vectors have
 SAMPLE, DEEP = 200, 10  # rows that are searched for themselves, and how many neighbours of each, for the printed recall
 
 
@@ -208,9 +209,10 @@ def joined(first: Vectors, second: Vectors) -> Vectors:
     Raises:
         DataError: other metadata, only some with standard deviations, or ids that repeat.
     """
-    if set(first.metadata) != set(second.metadata):
+    columns = [_columns(one, other) for one, other in ((first, second), (second, first))]
+    if set(columns[0]) != set(columns[1]):
         raise DataError(
-            given=f"vectors with the metadata {list(second.metadata)} beside vectors with {list(first.metadata)}",
+            given=f"vectors with the metadata {list(columns[1])} beside vectors with {list(columns[0])}",
             needed="the same metadata",
             remedy="give both the same: lv.Vectors(..., metadata={...})",
         )
@@ -221,6 +223,14 @@ def joined(first: Vectors, second: Vectors) -> Vectors:
             remedy="leave std out, or give it for both",
         )
     std = None if first.std is None or second.std is None else np.concatenate([first.std, second.std])
-    metadata = {name: np.concatenate([column, second.metadata[name]]) for name, column in first.metadata.items()}
+    metadata = {name: np.concatenate([column, columns[1][name]]) for name, column in columns[0].items()}
+    where = first.provenance if first.provenance == second.provenance else replace(first.provenance, aligned="")
     values, ids = np.concatenate([first.values, second.values]), np.concatenate([first.ids, second.ids])
-    return Vectors(values, ids, first.names, std, metadata, first.provenance)
+    return Vectors(values, ids, first.names, std, metadata, where)
+
+
+def _columns(own: Vectors, other: Vectors) -> dict[str, np.ndarray]:
+    """Metadata; beside rows that say whence they were aligned those that were not say None."""
+    if ALIGNED in own.metadata or ALIGNED not in other.metadata:
+        return dict(own.metadata)
+    return {**own.metadata, ALIGNED: np.full(len(own), None)}

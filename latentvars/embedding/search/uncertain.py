@@ -73,7 +73,13 @@ class UncertainNeighbours:
 
 
 def among_nearest(
-    queries: Beliefs, rows: Beliefs, k: int, own: np.ndarray | None, draws: int, seed: int
+    queries: Beliefs,
+    rows: Beliefs,
+    k: int,
+    own: np.ndarray | None,
+    draws: int,
+    seed: int,
+    allowed: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int]:
     """Share of draws in which each row is among the k nearest of each query ``[Q, N]``, and the number of draws.
 
@@ -86,6 +92,7 @@ def among_nearest(
         own: positions of queries that are rows themselves, which then are one draw, and not their own neighbours.
         draws: how many; of joint draws at most as many as there are.
         seed: of the draws.
+        allowed: which rows may be found ``[N]``; None: all. At least k of them besides a query itself.
     """
     if isinstance(rows, DrawnBeliefs):
         draws = min(draws, len(rows.draws))
@@ -99,6 +106,8 @@ def among_nearest(
         gaps = _gaps(asked, drawn, rows, of_ties)
         if own is not None:
             gaps[each, own] = np.inf
+        if allowed is not None:
+            gaps[:, ~allowed] = np.inf
         counts[each[:, None], np.argpartition(gaps, k - 1, axis=1)[:, :k]] += 1
     return counts / draws, draws
 
