@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.cluster import KMeans
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_diabetes, load_digits
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.manifold import TSNE, trustworthiness
 from sklearn.metrics import adjusted_rand_score, ndcg_score, v_measure_score
-from sklearn.model_selection import StratifiedShuffleSplit
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from user_models import FlatMixture
@@ -241,8 +241,14 @@ def test_what_cannot_be_evaluated_is_said() -> None:
         evaluated(PCA)
     with pytest.raises(ShapeError, match="labels"):
         evaluated(labels=LABELS[1:])
-    with pytest.raises(SettingError, match="continuous"):
-        evaluated(labels=DIGITS[:, 20] + 0.5)
+    with pytest.raises(SettingError, match="of classes, with labels that are numbers"):
+        evaluated(labels=DIGITS[:, 20] + 0.5, metrics=("probe", "ridge"))
+    with pytest.raises(SettingError, match="of classes, with labels that are numbers"):
+        evaluated(labels=DIGITS[:, 20] + 0.5, metrics=("ari",))
+    with pytest.raises(SettingError, match="numbers to be predicted"):
+        evaluated(labels=LABELS.astype(str), metrics=("ridge",))
+    with pytest.raises(DataError, match="missing or infinite"):
+        evaluated(labels=np.where(LABELS == 0, np.inf, LABELS))
     with pytest.raises(SettingError, match="f1"):
         evaluated(metrics=["f1"])
     with pytest.raises(SettingError, match="recall@x"):
@@ -347,3 +353,25 @@ def test_t_sne_keeps_neighbours_and_repeats(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "openTSNE", None)
     with pytest.raises(SettingError, match=r"latentvars\[viz\]"):
         points(0)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_numbers_are_predicted_as_scikit_learn_does(whole: bool) -> None:
+    """Of diabetes: whole numbers are classes, unless a measure of numbers is named."""
+    x, y = load_diabetes(return_X_y=True)
+    y = y if whole else y + 0.25
+    vectors = PCA(4, random_state=0).fit_transform(x)
+    metrics = ("ridge", "knn-r2", "trustworthiness") if whole else None
+    found = lv.evaluate_embedding({"pca": vectors}, x, y, metrics=metrics, baselines=("raw",), seeds=2)
+    assert found.metrics == ("ridge", "knn-r2", "trustworthiness")
+    state = lv.randomness.derive(0, 86) % 2**32
+    for number, (train, test) in enumerate(ShuffleSplit(2, test_size=0.3, random_state=state).split(x)):
+        for place, z in enumerate((vectors, x)):
+            scale = StandardScaler().fit(z[train])
+            ridge = RidgeCV(np.logspace(-3, 3, 13)).fit(scale.transform(z[train]), y[train])
+            near = KNeighborsRegressor(5).fit(z[train], y[train])
+            for measure, guess in enumerate((ridge.predict(scale.transform(z[test])), near.predict(z[test]))):
+                left = np.square(y[test] - guess).sum() / np.square(y[test] - y[test].mean()).sum()
+                assert found.scores[place, measure, number] == pytest.approx(1 - left)
+    assert 0.3 < found.mean[1, 0] < 0.6 and found.scores.shape == (2, 3, 2)
+    assert lv.plots.evaluation(found) is not None

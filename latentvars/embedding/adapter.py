@@ -14,23 +14,20 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 
-from latentvars.embedding.blocks import blocks, fingerprints, originals, steps_of
 from latentvars.embedding.channels import Channel, Fitted, channels, checked, is_fit
-from latentvars.embedding.frames import framed, names_of
+from latentvars.embedding.frames import check_input_features, framed, names_of
 from latentvars.embedding.reading import is_table, table_to_rows
 from latentvars.embedding.taking import Taken
 from latentvars.embedding.vectors import Vectors, as_vectors
-from latentvars.errors import DataError, KindError, SettingError, ShapeError
+from latentvars.embedding.working import at_once, conformed, embedded
+from latentvars.errors import DataError, KindError, SettingError
 from latentvars.rows import Rows, Schema
 from latentvars.rows.layout import default_features
-from latentvars.threads import one_thread
 
 if TYPE_CHECKING:
     from latentvars.embedding.search import Engine, Index
 
 STEPS = ("pooled", "each")
-COPIES = 4  # of the numbers of rows that are taken up: as read, hashed, sorted into blocks
-OF_A_ROW = 12  # numbers besides: hashes, positions, names
 
 
 class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
@@ -111,8 +108,7 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
             recipe, rows = _recipe(self.source), self._rows(X, learning=True)
             self.fit_ = checked(recipe(rows))
             self.schema_ = rows.schema
-        conformed = _conformed(self.fit_, rows)
-        self.channels_ = channels(self.fit_, conformed, self.sites)
+        self.channels_ = channels(self.fit_, conformed(self.fit_, rows), self.sites)
         return self
 
     def transform(self, X: Any, return_std: bool = False) -> Any:
@@ -253,7 +249,7 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
 
     def _prepared(self, x: Any) -> tuple[Rows, tuple[Channel, ...]]:
         self._check_settings()
-        rows = _conformed(self._fitted(), self._rows(x, learning=False))
+        rows = conformed(self._fitted(), self._rows(x, learning=False))
         return rows, self._channels(rows)
 
     @property
@@ -262,26 +258,13 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
 
     def _pieces(self, rows: Rows, parts: tuple[Channel, ...], spread: bool) -> Iterator[tuple[slice, np.ndarray]]:
         """Which rows, and their vectors, with the deviations behind them where these are wanted."""
-        fitted, size = self._fitted(), self._at_once(rows, parts)
+        fitted, size = self._fitted(), at_once(rows, parts, self.steps == "each", self.batch_rows, self.memory)
         taken = replace(self._taken, each=self._each(rows))
         for low in range(0, len(rows), size):
             rows.check_unchanged()
             part = slice(low, low + size)
             some = rows if size >= len(rows) and not rows.streamed else rows.subset(part)
-            yield part, _embedded(fitted, some, parts, taken, spread)
-
-    def _at_once(self, rows: Rows, parts: tuple[Channel, ...]) -> int:
-        """Rows that are taken up at a time."""
-        if self.memory is None:
-            return self.batch_rows
-        steps = 1 if rows.lengths is None else int(rows.lengths.max())
-        numbers = COPIES * sum(value.shape[1:].numel() for value in rows.columns.values())
-        row = 8 * (
-            steps * numbers + OF_A_ROW + (steps if self.steps == "each" else 1) * 2 * sum(p.width for p in parts)
-        )
-        if row > self.memory:
-            raise SettingError(f"memory={self.memory}", f"at least {row} bytes, for one row", "raise memory=.")
-        return max(1, min(self.batch_rows, self.memory // row))
+            yield part, embedded(fitted, some, parts, taken, spread)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the coordinates ``[W]``: ``z_component_0``, ... where the model names axes, otherwise ``z0``, ...
@@ -295,7 +278,9 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         """
         fitted = self._fitted()
         if input_features is not None:
-            self._check_input_features(np.asarray(input_features, dtype=object))
+            given = np.asarray(input_features, dtype=object)
+            size = getattr(self, "n_features_in_", len(given))
+            check_input_features(given, size, getattr(self, "feature_names_in_", given))
         rows: Rows | None = getattr(fitted, "rows", None)
         if rows is not None or hasattr(self, "channels_"):
             return np.asarray(self._names(self._channels(rows)), dtype=object)
@@ -386,22 +371,6 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
             raise SettingError(f"batch_rows={self.batch_rows}", "at least 1", "change batch_rows.")
         _ = self._taken  # which checks itself
 
-    def _check_input_features(self, given: np.ndarray) -> None:
-        size = getattr(self, "n_features_in_", len(given))
-        names = getattr(self, "feature_names_in_", given)
-        if len(given) != size:
-            raise ShapeError(
-                f"input_features should have length equal to the number of features ({size}), got {len(given)}",
-                f"{size} names",
-                "pass the names of the columns that were fitted, or none.",
-            )
-        if list(names) != list(given):
-            raise ShapeError(
-                "input_features is not equal to feature_names_in_",
-                f"{list(names)}",
-                "pass the names that were fitted, or none.",
-            )
-
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         """What a vector is, as ``Embedding(mean of z at the point of the globals)``."""
         sites = [self.sites] if isinstance(self.sites, str) else self.sites
@@ -436,36 +405,6 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
         tags.transformer_tags.preserves_dtype = []  # the precision is the model's
         tags.input_tags.allow_nan = True  # the model integrates missing entries out, or says why it cannot
         return tags
-
-
-def _embedded(fitted: Fitted, rows: Rows, parts: Sequence[Channel], taken: Taken, spread: bool) -> np.ndarray:
-    """Vectors of all rows, or of all steps."""
-    each = taken.each
-    keys = fingerprints(rows)
-    first = originals(rows, keys)
-    copies = np.flatnonzero(first != np.arange(len(first)))
-    found: np.ndarray | None = None
-
-    def where(at: np.ndarray) -> np.ndarray:
-        return steps_of(rows, at) if each else at
-
-    with one_thread():
-        for block in blocks(rows, keys, np.flatnonzero(first == np.arange(len(first)))):
-            values = taken.read(fitted, block.rows, parts, spread)[block.places]
-            if each:
-                values = values.reshape(-1, values.shape[-1])
-            if found is None:
-                found = np.empty((rows.steps if each else len(rows), values.shape[-1]), values.dtype)
-            found[where(block.members)] = values
-    assert found is not None
-    found[where(copies)] = found[where(first[copies])]
-    return found
-
-
-def _conformed(fitted: Fitted, rows: Rows) -> Rows:
-    """The rows as the fit reads them (a chain takes observations as the steps of one sequence), checked."""
-    conform: Callable[[Rows], Rows] | None = getattr(fitted, "conform", None)
-    return rows if conform is None else conform(rows)
 
 
 def _recipe(source: Any) -> Callable[[Rows], Any]:

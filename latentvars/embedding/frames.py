@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn import get_config
 
+from latentvars.errors import ShapeError
 from latentvars.rows import Rows
 
 
@@ -56,3 +57,19 @@ def _index(rows: Rows, given: Any, size: int) -> Any:
     steps = np.concatenate([np.arange(length) for length in lengths])
     row = [name for name, length in zip(rows.names, lengths, strict=True) for _ in range(length)]
     return pandas.MultiIndex.from_arrays([row, steps], names=["row", "step"])
+
+
+def check_input_features(given: np.ndarray, size: int, names: np.ndarray) -> None:
+    """Whether names that scikit-learn passes along are those of the columns; ShapeError of others."""
+    if len(given) != size:
+        raise ShapeError(
+            f"input_features should have length equal to the number of features ({size}), got {len(given)}",
+            f"{size} names",
+            "pass the names of the columns that were fitted, or none.",
+        )
+    if list(names) != list(given):
+        raise ShapeError(
+            "input_features is not equal to feature_names_in_",
+            f"{list(names)}",
+            "pass the names that were fitted, or none.",
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from latentvars.embedding.vectors import Provenance, Vectors
 from latentvars.errors import DataError, KindError, ShapeError
+from latentvars.storage import digest
 from latentvars.threads import one_thread
 
 
@@ -114,8 +114,4 @@ def _one(encode: Callable[[list[str]], Any], text: str) -> np.ndarray:
 def _weights(encoder: Any) -> str:
     if not isinstance(encoder, nn.Module):
         return ""
-    sha = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
-        sha.update(f"{name}|{tuple(value.shape)}|".encode())
-        sha.update(np.ascontiguousarray(value.detach().cpu().float().numpy()).data)
-    return sha.hexdigest()
+    return digest(encoder.state_dict())

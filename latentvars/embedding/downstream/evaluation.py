@@ -10,7 +10,7 @@ import numpy as np
 
 from latentvars.embedding.downstream.candidates import Candidate, Data, baselines, candidate, read
 from latentvars.embedding.downstream.evaluation_result import Evaluation
-from latentvars.embedding.downstream.measures import Measure, Split, measures
+from latentvars.embedding.downstream.measures import Measure, Split, measures, of_numbers
 from latentvars.errors import DataError, KindError, SettingError, ShapeError
 from latentvars.randomness import derive
 
@@ -45,17 +45,20 @@ def evaluate_embedding(
     rows), "knn" (accuracy of 5 nearest neighbours); of test rows that look for the training rows of their class:
     "recall@k" (at most k over the size of the class), "precision@k", "hits@k", "mrr@k", "ndcg@k", "map@k", as in
     :class:`RetrievalScores`; "ari" and "v-measure" of k-means with as many clusters as classes; "trustworthiness"
-    (Venna & Kaski 2001, 5 neighbours) beside the data as they are. Distances are Euclidean, in the units of the
+    (Venna & Kaski 2001, 5 neighbours) beside the data as they are. Of labels that are numbers to be predicted: "ridge"
+    (R² of a ridge regression on standardised vectors, its penalty by leave-one-out) and "knn-r2" (R² of the mean of 5
+    nearest neighbours). Distances are Euclidean, in the units of the
     vectors. Any other number comes from a function.
 
     Args:
         candidates: name → what makes vectors.
         data: N rows, as those that were fitted.
-        labels: classes ``[N]``; without them only trustworthiness is measured.
+        labels: classes ``[N]``, or numbers to be predicted: numbers with fractions, or any where ``metrics`` names
+            "ridge" or "knn-r2". Without labels only trustworthiness is measured.
         metrics: names, or name → function of a :class:`Split` to a number.
         baselines: some of "raw", "standardised", "pca", "random projection", fitted in each split.
         seeds: S, number of divisions.
-        test: share of the rows for test, in each class alike.
+        test: share of the rows for test, in each class alike where there are classes.
         groups: ``[N]``, such as patients: rows of one group are never on both sides (classes may then be uneven).
         width: of PCA and random projections; None: that of the first candidate, at most the columns of the data.
         seed: of everything random.
@@ -74,9 +77,9 @@ def evaluate_embedding(
     if not candidates or seeds < 1 or not 0 < test < 1:
         given = f"{len(candidates)} candidates, seeds={seeds}, test={test}"
         raise SettingError(given, "candidates, seeds from 1, a share between 0 and 1", "change them.")
-    classes = _classes(labels, rows)
-    chosen = measures(metrics, classes is not None)
-    splits = _divisions(rows, classes, groups, seeds, test, seed)
+    classes, numbers = _labels(labels, rows, of_numbers(metrics))
+    chosen = measures(metrics, classes is not None, numbers)
+    splits = _divisions(rows, None if numbers else classes, groups, seeds, test, seed)
     found = {}
     for name, one in candidates.items():
         with _named(name):
@@ -140,23 +143,32 @@ def _baselines(
     return baselines(names, rows, columns)
 
 
-def _classes(labels: Any, rows: Data) -> np.ndarray | None:
+def _labels(labels: Any, rows: Data, wanted: bool) -> tuple[np.ndarray | None, bool]:
+    """Classes from 0, or numbers, and which of both; numbers where these are wanted."""
     from sklearn.utils.multiclass import type_of_target
 
     if labels is None:
-        return None
+        return None, False
     found = np.asarray(labels)
     if found.shape != (len(rows),):
         raise ShapeError(f"labels of shape {list(found.shape)}", f"[{len(rows)}]", "pass one label a row.")
-    if found.dtype.kind == "f" and np.isnan(found).any():
-        raise DataError("labels that are missing", "a class for each row", "leave these rows out.")
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
+        raise DataError("labels that are missing or infinite", "a label for each row", "leave these rows out.")
+    if wanted and found.dtype.kind not in "iuf":
+        raise SettingError(
+            given=f"labels of type {found.dtype} beside a measure of numbers",
+            needed="numbers to be predicted",
+            remedy='measure classes by metrics=("probe", "knn", ...)',
+        )
+    if wanted or type_of_target(found) == "continuous":
+        return found.astype(float), True
     if type_of_target(found) not in ("binary", "multiclass"):
         raise SettingError(
             given=f"labels that are {type_of_target(found)}",
             needed="two or more classes",
-            remedy="cut numbers into classes, or pass labels=None and metrics= of your own",
+            remedy="pass classes, or numbers to be predicted",
         )
-    return np.unique(found, return_inverse=True)[1]
+    return np.unique(found, return_inverse=True)[1], False
 
 
 def _divisions(

@@ -14,7 +14,9 @@ from latentvars.errors import SettingError
 
 LENGTH = 10  # of lists, where a name does not say
 NEAREST = 5
+PENALTIES = np.logspace(-3, 3, 13)
 WITH_LABELS = ("probe", "knn", "recall@10", "mrr@10", "ndcg@10", "ari", "v-measure", "trustworthiness")
+WITH_NUMBERS = ("ridge", "knn-r2", "trustworthiness")
 WITHOUT = ("trustworthiness",)
 
 
@@ -24,7 +26,7 @@ class Split:
 
     Attributes:
         train, test: ``[A, W]``, ``[B, W]``.
-        train_labels, test_labels: classes ``[A]``, ``[B]``; None without labels.
+        train_labels, test_labels: classes, or numbers to be predicted, ``[A]``, ``[B]``; None without labels.
         raw: the test rows of the data as numbers ``[B, D]``; None where data are no table.
         seed: for what is random in a measure.
     """
@@ -77,6 +79,22 @@ def _nearest(split: Split) -> float:
     return float(near.fit(split.train, split.train_labels).score(split.test, split.test_labels))
 
 
+def _ridge(split: Split) -> float:
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
+    return float(probe.fit(split.train, split.train_labels).score(split.test, split.test_labels))
+
+
+def _nearest_numbers(split: Split) -> float:
+    from sklearn.neighbors import KNeighborsRegressor
+
+    near = KNeighborsRegressor(min(NEAREST, len(split.train)))
+    return float(near.fit(split.train, split.train_labels).score(split.test, split.test_labels))
+
+
 def _rand(split: Split) -> float:
     from sklearn.metrics import adjusted_rand_score
 
@@ -110,6 +128,7 @@ PLAIN: Mapping[str, Measure] = {
     "v-measure": _v_measure,
     "trustworthiness": _trustworthiness,
 }
+OF_NUMBERS: Mapping[str, Measure] = {"ridge": _ridge, "knn-r2": _nearest_numbers}
 LISTS: Mapping[str, Callable[[RetrievalScores], float]] = {
     "recall": lambda found: found.recall,
     "precision": lambda found: found.precision,
@@ -120,34 +139,55 @@ LISTS: Mapping[str, Callable[[RetrievalScores], float]] = {
 }
 
 
-def measures(given: Mapping[str, Measure] | Sequence[str] | None, labelled: bool) -> dict[str, Measure]:
+def of_numbers(given: Mapping[str, Measure] | Sequence[str] | None) -> bool:
+    """Whether labels are asked to be numbers, by a measure of such."""
+    names = () if given is None or isinstance(given, Mapping) else (given,) if isinstance(given, str) else given
+    return any(name in OF_NUMBERS for name in names)
+
+
+def measures(
+    given: Mapping[str, Measure] | Sequence[str] | None, labelled: bool, numbers: bool = False
+) -> dict[str, Measure]:
     """Measures by name.
 
+    Args:
+        given: names, functions, or None for those that fit the labels.
+        labelled: whether there are labels.
+        numbers: whether these are numbers to be predicted, not classes.
+
     Raises:
-        SettingError: an unknown name, or one that needs labels where there are none.
+        SettingError: an unknown name, or one that needs other labels than there are.
     """
     if isinstance(given, Mapping):
         return dict(given)
     if isinstance(given, str):
         given = (given,)
-    names = given if given is not None else WITH_LABELS if labelled else WITHOUT
+    fitting = WITH_NUMBERS if numbers else WITH_LABELS if labelled else WITHOUT
+    names = fitting if given is None else given
     found = {name: _measure(name) for name in names}
     if not found:
-        raise SettingError("no metrics", "one or more", f"choose among {sorted({*PLAIN, *LISTS})}")
+        raise SettingError("no metrics", "one or more", f"choose among {sorted({*PLAIN, *LISTS, *OF_NUMBERS})}")
     needing = [name for name in found if name != "trustworthiness"]
     if not labelled and needing:
         raise SettingError(
             f"metrics={needing} without labels", "labels", "pass labels=, or metrics=('trustworthiness',)"
         )
+    classes = [name for name in needing if name not in OF_NUMBERS]
+    if numbers and classes:
+        raise SettingError(
+            given=f"metrics={classes}, of classes, with labels that are numbers to be predicted",
+            needed=f"some of {list(WITH_NUMBERS)}",
+            remedy="leave metrics= out, or cut the numbers into classes",
+        )
     return found
 
 
 def _measure(name: str) -> Measure:
-    if name in PLAIN:
-        return PLAIN[name]
+    if name in PLAIN or name in OF_NUMBERS:
+        return {**PLAIN, **OF_NUMBERS}[name]
     kind, _, length = name.partition("@")
     if kind not in LISTS or (length and not length.isdecimal()) or length == "0":
-        choice = [*PLAIN, *(f"{one}@k" for one in LISTS)]
+        choice = [*PLAIN, *OF_NUMBERS, *(f"{one}@k" for one in LISTS)]
         raise SettingError(f"the metric {name!r}", f"one of {choice}, or a mapping of functions", "change metrics=.")
     k, read = int(length or LENGTH), LISTS[kind]
     return lambda split: read(split.lists(k))
