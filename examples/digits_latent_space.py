@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
 from sklearn.svm import OneClassSVM
+from torch import Tensor
 
 import latentvars as lv
 
@@ -52,7 +54,26 @@ def pictures(space: lv.LatentSpace, x: np.ndarray, target: np.ndarray, folder: P
     bend = space.directions.attribute(target == 6, x)
     walk = space.walk(bend, one[4], amounts=np.linspace(0, 1.2, 9))
     lv.plots.strip(walk, PIXELS, names=["towards 6"], limits=INK).savefig(folder / "attribute.png")
+    arithmetic(space, z, target, folder)
     print(space.measures.units(), space.measures.smoothness(), sep="\n")
+
+
+def arithmetic(space: lv.LatentSpace, z: Tensor, target: np.ndarray, folder: Path) -> None:
+    """a − b + c with a and b means of digits and c one that somebody wrote: 8 − 3 closes a three."""
+    mean = {digit: z[target == digit].mean(0) for digit in range(1, 10)}
+    one = {digit: z[int(np.flatnonzero(target == digit)[5])] for digit in range(1, 10)}
+    sums = ((8, 3, 3), (9, 4, 4), (6, 5, 5), (8, 3, 5))
+    points = [
+        torch.stack([mean[a], mean[b], one[c], space.arithmetic(torch.stack([mean[a], one[c]]), mean[b])])
+        for a, b, c in sums
+    ]
+    names = [f"{a} − {b} + {c}" for a, b, c in sums]
+    lines = [space.decode(each) for each in points]
+    lv.plots.strip(lines, PIXELS, names=names, columns=("a", "− b", "+ c", "="), limits=INK).savefig(
+        folder / "arithmetic.png"
+    )
+    likest = torch.cdist(torch.stack([each[-1] for each in points]), torch.stack(list(mean.values()))).argmin(1) + 1
+    print("; ".join(f"{name} is nearest to {digit}" for name, digit in zip(names, likest.tolist(), strict=True)))
 
 
 def anomalies(space: lv.LatentSpace, x: np.ndarray, *groups: Sequence[int] | np.ndarray) -> None:

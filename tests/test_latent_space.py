@@ -373,5 +373,10 @@ def test_pictures_show_what_is_decoded(factors: lv.Fit) -> None:
     assert [text.get_text().strip() for text in band.axes[0].texts][:2] == ["a", "b"]
     with pytest.raises(ShapeError, match="pixels"):
         lv.plots.strip(way, (2, 3))
+    points = space.decode(space.sample(2))
+    named = lv.plots.strip([points, points], (2, 2), names=["a", "b"], columns=["x", "y"]).axes[0]
+    assert [one.get_text() for one in named.get_xticklabels()] == ["x", "y"]
+    with pytest.raises(ShapeError, match="3 columns"):
+        lv.plots.strip(points, (2, 2), columns=["x", "y", "z"])
     with pytest.raises(ShapeError, match="features"):
         lv.plots.band(way, [4])

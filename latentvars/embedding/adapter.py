@@ -150,7 +150,7 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
             NotFittedError: nothing is known of the data yet.
             KindError: vectors of several locals, or a model with several observed sites.
             ShapeError: vectors of another width.
-            DataError: vectors of another fit.
+            DataError: vectors of another fit, or of categories and no probabilities.
         """
         from latentvars.embedding.decoding import decoded
 
@@ -345,10 +345,19 @@ class Embedding(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
     def _rows(self, x: Any, *, learning: bool) -> Rows:
         schema = self._schema()
         table = schema is None or [len(shape) for shape in schema.columns.values()] == [1]
-        return table_to_rows(x, self, learning=learning) if table and is_table(x) else Rows.of(x)
+        if not (table and is_table(x)):
+            return Rows.of(x)
+        return table_to_rows(x, self, learning=learning, fractions=not learning and self._has_fractions)
+
+    @property
+    def _has_fractions(self) -> bool:
+        """Whether the only column that was fitted holds fractions: whole numbers are then read as such."""
+        known: Rows | None = getattr(self._known_fit, "rows", None)
+        return known is not None and all(column.is_floating_point() for column in known.columns.values())
 
     def _fitted(self) -> Fitted:
         if not self.__sklearn_is_fitted__():
+            _recipe(self.source)
             raise NotFittedError(
                 "This Embedding is not fitted yet: its source is a recipe. needed: a fit. do: call fit(X) first."
             )

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from latentvars.embedding.channels import Channel
-from latentvars.errors import KindError, ShapeError
+from latentvars.errors import DataError, KindError, ShapeError
 from latentvars.latent_space import LatentSpace
+
+ROUNDING = 1e-3  # by which probabilities from a file may miss
 
 
 def decoded(fitted: Any, parts: Sequence[Channel], vectors: np.ndarray) -> np.ndarray:
@@ -27,6 +29,7 @@ def decoded(fitted: Any, parts: Sequence[Channel], vectors: np.ndarray) -> np.nd
     Raises:
         KindError: vectors of several locals; a model with several observed sites.
         ShapeError: vectors of another width.
+        DataError: vectors of categories or states that are no probabilities.
     """
     if len(parts) > 1:
         raise KindError(
@@ -39,12 +42,24 @@ def decoded(fitted: Any, parts: Sequence[Channel], vectors: np.ndarray) -> np.nd
         raise ShapeError(f"vectors of shape {list(vectors.shape)}", f"[M, {part.width}]", "pass those of transform.")
     space = LatentSpace(fitted, part.site)
     if space.discrete:
+        _check_probabilities(vectors)
         codes = torch.arange(part.width)
         laws = space.decode(codes[:, None] if part.per_step else codes)
         each = _only(laws).reshape(part.width, -1)
         rows = vectors @ each
         return rows.reshape(len(vectors), *_only(laws).shape[2 if part.per_step else 1 :])
     return _only(space.decode(torch.from_numpy(vectors.reshape(-1, *part.shape).copy())))
+
+
+def _check_probabilities(vectors: np.ndarray) -> None:
+    away = np.maximum(np.abs(vectors.sum(1) - 1), -vectors.min(1))
+    if (away > ROUNDING).any():
+        raise DataError(
+            given=f"{int((away > ROUNDING).sum())} vectors that are no probabilities, such as "
+            f"{vectors[int(away.argmax())].round(3).tolist()}",
+            needed="numbers from 0 that add up to 1, as the vectors of categories and states",
+            remedy="leave vectors as transform gives them, or average them; divide by their sums",
+        )
 
 
 def _only(laws: Any) -> np.ndarray:

@@ -17,13 +17,14 @@ from latentvars.rows import Parquet, Rows
 FEWEST = 2  # rows (or steps) from which anything can be learnt
 
 
-def table_to_rows(x: Any, estimator: BaseEstimator, *, learning: bool) -> Rows:
+def table_to_rows(x: Any, estimator: BaseEstimator, *, learning: bool, fractions: bool = False) -> Rows:
     """Rows from an array, a nested list or a frame ``[N, D]``.
 
     Args:
         x: the data; missing entries are left to the model.
         estimator: whose ``n_features_in_`` and ``feature_names_in_`` they must have, unless it is ``learning``.
         learning: whether a model will be fitted to them.
+        fractions: whether whole numbers become fractions, as a network takes them that has learnt from such.
 
     Raises:
         ValueError: as scikit-learn's validation.
@@ -41,6 +42,8 @@ def table_to_rows(x: Any, estimator: BaseEstimator, *, learning: bool) -> Rows:
         array = validate_data(estimator, x, reset=False, ensure_all_finite="allow-nan")
     names = getattr(x, "columns", None)
     named = names is not None and all(isinstance(name, str) for name in names)
+    if fractions and np.asarray(array).dtype.kind in "iub":
+        array, x = np.asarray(array, dtype=np.float64), x.astype(float) if named and hasattr(x, "astype") else x
     return Rows(x if named else np.asarray(array))
 
 

@@ -78,6 +78,12 @@ class Vectors:
         ids = np.arange(size).astype(str) if self.ids is None else _text(self.ids).copy()
         names = tuple(map(str, self.names)) or tuple(map(str, range(width)))
         std = None if self.std is None else _numbers(self.std, "std")
+        if not callable(getattr(self.metadata, "items", None)):
+            raise KindError(
+                given=f"metadata of type {type(self.metadata).__name__}",
+                needed="a mapping, or a frame, from names to one value a vector",
+                remedy='write metadata={"kind": kinds}',
+            )
         metadata = {str(name): _column(column) for name, column in self.metadata.items()}
         if ids.shape != (size,):
             raise ShapeError(f"ids of shape {list(ids.shape)}", f"one for each of {size} vectors", "pass as many ids.")
@@ -239,7 +245,7 @@ def as_vectors(given: Any) -> Vectors:
     """Vectors as they are; an array or frame ``[N, W]`` as vectors with the names of its rows and columns.
 
     Raises:
-        KindError: a belief in the place of vectors.
+        KindError: a belief, a fit or a transformer in the place of vectors.
     """
     if isinstance(given, Vectors):
         return given
@@ -248,6 +254,12 @@ def as_vectors(given: Any) -> Vectors:
             given=f"{type(given).__name__}, a belief for each row, where a fixed vector for each row is wanted",
             needed="vectors",
             remedy="take posterior means: lv.Embedding(fit).vectors(rows); beliefs are compared by lv.BeliefIndex",
+        )
+    if any(callable(getattr(given, name, None)) for name in ("latent", "fit_transform")):
+        raise KindError(
+            given=f"{type(given).__name__}, which makes vectors of rows, where vectors are wanted",
+            needed="vectors",
+            remedy="embed the rows: lv.Embedding(fit).vectors(rows)",
         )
     columns, index = getattr(given, "columns", None), getattr(given, "index", None)
     if columns is not None and index is not None and not callable(index):  # a pandas frame
@@ -272,7 +284,7 @@ def as_array(given: Any) -> np.ndarray:
 
 
 def _numbers(given: Any, what: str) -> np.ndarray:
-    array = np.asarray(given)
+    array = as_array(given)
     if array.dtype.kind not in "fiub":
         raise DataError(f"{what} of type {array.dtype}", "numbers", f"pass {what} as float32 or float64.")
     array = np.array(array, array.dtype if array.dtype in (np.float32, np.float64) else np.float64, order="C")

@@ -21,7 +21,7 @@ from latentvars.rows import Rows
 MOST_ROWS = 5_000  # draws that the mixture is fitted to
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Aggregate:
     """(1/N) Σ q(z | x_n), approximated by a mixture of normals on the real numbers of a continuous latent; of a
     discrete one the mean of the posterior probabilities. A prior learnt afterwards: what is drawn
@@ -33,8 +33,15 @@ class Aggregate:
     """
 
     source: FittedSource = field(repr=False)
-    mixture: Fit | None
-    probs: Tensor | None
+    mixture: Fit | None = field(repr=False)
+    probs: Tensor | None = field(repr=False)
+
+    def __repr__(self) -> str:
+        if self.mixture is None:
+            assert self.probs is not None
+            return f"Aggregate of {self.source.site!r}: probabilities of {len(self.probs)} categories"
+        weights = self.mixture.point["weights"]
+        return f"Aggregate of {self.source.site!r}: a mixture of {len(weights)} normals"
 
     def sample(
         self, draws: int, *, region: Callable[[Tensor], Tensor] | None = None, seed: int = 0, tries: int = 1_000

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from latentvars.errors import KindError, SettingError
+from latentvars.errors import KindError, NameUnknownError, SettingError
 from latentvars.latent_space.fitted import FittedSource
 from latentvars.latent_space.folds import Folds
 from latentvars.latent_space.generator import GeneratorSource
@@ -62,7 +62,15 @@ class Anomaly:
         return len(self.log_likelihood)
 
     def flagged(self, level: float = 0.05, score: Score = "likelihood") -> Tensor:
-        """Positions of the rows whose p-value is at most ``level``, the strangest first."""
+        """Positions of the rows whose p-value is at most ``level``, the strangest first.
+
+        Raises:
+            NameUnknownError: a score that was not asked for.
+        """
+        if score not in self.p_values:
+            raise NameUnknownError(
+                f"the score {score!r}", f"one of {list(self.p_values)}", "ask anomaly for it: scores="
+            )
         p = self.p_values[score]
         order = torch.argsort(self.scores[score], descending=True)
         return order[p[order] <= level]
@@ -87,13 +95,14 @@ def anomaly(
     source: FittedSource | GeneratorSource,
     data: Any,
     reference: Any,
-    scores: Sequence[Score],
+    scores: Score | Sequence[Score],
     draws: int,
     by_search: bool,
     folds: Folds | None,
     seed: int,
 ) -> Anomaly:
     """Score rows beside reference rows; see :meth:`latentvars.LatentSpace.anomaly`."""
+    scores = (scores,) if isinstance(scores, str) else scores
     _check(source, reference, scores, draws, folds)
     predictive = "predictive" in scores
     looked = partial(look, predictive=predictive, draws=draws, by_search=by_search)

@@ -19,12 +19,14 @@ def checked(z: Any, source: FittedSource | GeneratorSource) -> Tensor:
 
     Raises:
         ShapeError: values of another shape.
-        DataError: values outside the support.
+        DataError: values outside the support, or none.
     """
     try:
         z = torch.as_tensor(z)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"latents that are no numbers: {str(error)[:80]}", "a tensor or array", "pass one") from error
+    if z.dim() and not len(z):
+        raise DataError(f"no latents: shape {list(z.shape)}", "one point or more", f"pass values of {source.site!r}")
     if isinstance(source, FittedSource) and source.discrete:
         return _labels(z, source)
     shape = source.shape

@@ -71,9 +71,11 @@ class GeneratorSource(Source):
         try:
             source.laws(source.draw(2, 0), None, 0)
         except Exception as error:
+            shape = "".join(f", {size}" for size in source.shape)
+            said = f"{error.given}" if isinstance(error, ShapeError) else f"{type(error).__name__}: {error}"
             raise ModelError(
-                given=f"{type(module).__name__} failed on two draws of the prior: {type(error).__name__}: {error}",
-                needed=f"a module that takes z [M, {', '.join(map(str, source.shape))}] and gives M values of x",
+                given=f"{type(module).__name__} failed on two draws of the prior: {said}",
+                needed=f"a module that takes z [M{shape}] and gives M values of x",
                 remedy="correct the event shape of the prior",
             ) from error
         return source

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from latentvars.errors import SettingError, ShapeError
+from latentvars.errors import KindError, SettingError, ShapeError
 from latentvars.randomness import derive
 
 LEAST = 100  # draws in each batch
@@ -29,11 +29,14 @@ def within(
     """Draws in a region by rejection.
 
     Raises:
+        KindError: a region that is no function.
         ShapeError: a region that does not say yes or no of each value.
         SettingError: a region that has hardly any mass.
     """
     if region is None:
         return draw(draws, derive(seed, 53))
+    if not callable(region):
+        raise KindError(f"region={region!r}", "a function of draws", "write region=lambda z: z[:, 0] > 1")
     kept: list[Tensor] = []
     for number in range(tries):
         some = draw(max(draws, LEAST), derive(seed, 53, number))

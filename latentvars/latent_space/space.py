@@ -287,7 +287,7 @@ class LatentSpace:
         data: Any,
         *,
         reference: Any = None,
-        scores: Sequence[Score] = ("likelihood", "typicality"),
+        scores: Score | Sequence[Score] = ("likelihood", "typicality"),
         draws: int = 100,
         search: bool = False,
         folds: int | None = None,
@@ -304,7 +304,7 @@ class LatentSpace:
             reference: rows like those that are not strange, none of which the model has learnt from. None: the rows of
                 the fit, beside which p-values of *new* rows are too small, the more so the fewer rows the model has
                 for what it learns; ``held_out`` of the result and its text say so. Hold rows out, or write ``folds``.
-            scores: some of ``"likelihood"``, ``"typicality"`` and ``"predictive"``.
+            scores: one or some of ``"likelihood"``, ``"typicality"`` and ``"predictive"``.
             draws: of importance sampling, and of the predictive score.
             search: whether the modes of each row are searched for.
             folds: K ≥ 2: the rows of the fit are the reference, a K-th of them at a time, scored by a fit without them

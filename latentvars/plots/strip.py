@@ -1,4 +1,4 @@
-"""What is decoded along ways through a latent space: images in a strip, or bands of numbers."""
+"""What is decoded along ways through a latent space, or at points of it: images in a strip, or bands of numbers."""
 
 from __future__ import annotations
 
@@ -9,48 +9,51 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from latentvars.errors import SettingError, ShapeError
-from latentvars.latent_space import LatentPath
+from latentvars.latent_space import Decoded, LatentPath
 from latentvars.plots.canvas import INK, canvas, colour, tidy
 
 GAP = 1  # pixels between images
 
 
 def strip(
-    paths: LatentPath | Sequence[LatentPath],
+    paths: LatentPath | Decoded | Sequence[LatentPath | Decoded],
     shape: tuple[int, int],
     *,
     site: str | None = None,
     names: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
     std: bool = False,
     limits: tuple[float, float] | None = None,
     axis: Axes | None = None,
 ) -> Figure:
-    """Decoded means along one or several ways as grey images, one line a way.
+    """Decoded means along one or several ways, or of points as decoded, as grey images, one line each.
 
     Args:
-        paths: ways of equally many points.
+        paths: ways, or what ``space.decode`` gives, of equally many points.
         shape: height and width of an image in pixels.
         site: the observed site; needed where there are several.
         names: of the ways; their kinds by default.
+        columns: names of the points; none by default.
         std: draw standard deviations beneath the means, each way on a scale of its own.
         limits: values that are white and black; None: the least and the largest mean.
         axis: where to draw; a new figure by default.
 
     Raises:
-        ShapeError: rows that are no such images, or ways of different numbers of points.
+        ShapeError: rows that are no such images, ways of different numbers of points, or other numbers of names.
     """
-    ways = [paths] if isinstance(paths, LatentPath) else list(paths)
+    ways = [paths] if isinstance(paths, LatentPath | Decoded) else list(paths)
+    looks = [way.decoded if isinstance(way, LatentPath) else way for way in ways]
     if not ways or len({len(way) for way in ways}) > 1:
         raise ShapeError(f"ways of {[len(way) for way in ways]} points", "equally many", "interpolate with equal steps")
-    means = [_images(way.decoded.mean(site).double().numpy(), shape) for way in ways]
+    means = [_images(look.mean(site).double().numpy(), shape) for look in looks]
     low, high = limits or (min(map(np.min, means)), max(map(np.max, means)))
     lines = []
-    for way, mean in zip(ways, means, strict=True):
+    for look, mean in zip(looks, means, strict=True):
         lines.append(np.clip((mean - low) / max(high - low, 1e-12), 0, 1))
         if std:
-            spread = _images(way.decoded.std(site).double().numpy(), shape)
+            spread = _images(look.std(site).double().numpy(), shape)
             lines.append(spread / max(spread.max(), 1e-12))
-    titles = [way.kind for way in ways] if names is None else [str(name) for name in names]
+    titles = [getattr(way, "kind", "points") for way in ways] if names is None else [str(name) for name in names]
     if len(titles) != len(ways):
         raise ShapeError(f"{len(titles)} names", f"{len(ways)}, one for each way", "pass as many names")
     titles = [title for name in titles for title in ([name, f"{name}, sd"] if std else [name])]
@@ -59,6 +62,12 @@ def strip(
     centres = [shape[0] / 2 - 0.5 + k * (shape[0] + GAP) for k in range(len(lines))]
     axis.set_yticks(centres, titles, color=INK)
     axis.set_xticks([])
+    if columns is not None:
+        if len(columns) != len(ways[0]):
+            raise ShapeError(f"{len(columns)} columns", f"{len(ways[0])}, one for each point", "pass as many names")
+        places = [shape[1] / 2 - 0.5 + k * (shape[1] + GAP) for k in range(len(columns))]
+        axis.set_xticks(places, list(map(str, columns)), color=INK)
+        axis.xaxis.tick_top()
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     return figure

@@ -8,6 +8,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 
 from latentvars.embedding.downstream.propagated import Propagated, PropagatedPredictions
+from latentvars.embedding.vectors import Vectors
 from latentvars.errors import DataError, KindError, NameUnknownError, SettingError, ShapeError
 from latentvars.randomness import derive
 
@@ -188,6 +189,12 @@ def _tables(
             raise SettingError(f"draws={draws}", "at least 2: one says nothing of the spread", "write draws=20")
         means, drawn = np.asarray(latent.mean(site)), np.asarray(latent.sample(site, draws, seed))
         return _encoded(drawn, means.shape[-1] if means.ndim == 2 else None), _table(means)
+    if isinstance(latent, Vectors) or hasattr(latent, "latent"):
+        raise KindError(
+            given=f"{type(latent).__name__} in the place of draws of latents",
+            needed="a belief for each row, or draws [m, N, L]",
+            remedy="pass fit.latent(), or fit.draw_latents(draws=20)",
+        )
     drawn = np.asarray(_of_site(latent, site) if isinstance(latent, Mapping) else latent)
     if drawn.ndim < 2 or len(drawn) < 2:
         raise SettingError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from latentvars.embedding.search.metrics import check_count
 from latentvars.embedding.vectors import Vectors, as_array, as_vectors
 from latentvars.errors import DataError, KindError, NameUnknownError, SettingError, ShapeError
 
@@ -71,8 +72,9 @@ def recommend(users: Any, items: Any, k: int = 10, *, seen: Any = None, score: s
         SettingError: another score, or k below 1.
     """
     users, items = as_vectors(users), as_vectors(items)
-    if score not in SCORES or k < 1:
-        raise SettingError(f"score={score!r}, k={k}", f"one of {list(SCORES)}, and k from 1", "change it.")
+    if score not in SCORES:
+        raise SettingError(f"score={score!r}", f"one of {list(SCORES)}", "change it.")
+    k = check_count("k", k)
     _check(users, items)
     if not len(items):
         raise DataError("no items", "at least one", "pass the items that may be recommended.")

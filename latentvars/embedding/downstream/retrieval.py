@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from latentvars.errors import DataError, SettingError, ShapeError
+from latentvars.embedding.downstream.recommendation import Recommendations
+from latentvars.embedding.search import Neighbours, UncertainNeighbours
+from latentvars.errors import DataError, KindError, NameUnknownError, SettingError, ShapeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,19 +46,27 @@ class RetrievalScores:
         )
 
 
-def retrieval_scores(found: Any, relevant: Sequence[Iterable[Any]], k: int = 10) -> RetrievalScores:
+def retrieval_scores(
+    found: Any, relevant: Sequence[Iterable[Any]] | Mapping[Any, Iterable[Any]], k: int = 10
+) -> RetrievalScores:
     """Score ranked lists, of an index or of :func:`latentvars.recommend`.
 
     Args:
-        found: ``[Q, k']`` ids, best first, k' ≥ k; "" or -1 where a list has ended.
-        relevant: for each query the ids that should be found (the query itself is not to be among them).
+        found: ``[Q, k']`` ids, best first, k' ≥ k; "" or -1 where a list has ended; or what a search or ``recommend``
+            gives.
+        relevant: for each query the ids that should be found (the query itself is not to be among them); of what a
+            search gives also a mapping from ids of queries, those that it does not name have nothing relevant.
         k: where lists are cut.
 
     Raises:
+        NameUnknownError: relevant ids of a query that was not searched for.
+        KindError: relevant ids by query beside lists that do not name theirs.
         ShapeError: lists shorter than k, or another number of queries.
         DataError: an id twice in a list, or no query with anything relevant.
     """
-    lists = np.asarray(found)
+    lists, queries = _lists(found)
+    if isinstance(relevant, Mapping):
+        relevant = _in_order(relevant, queries)
     if lists.ndim != 2 or len(lists) != len(relevant):
         given = f"found of shape {list(lists.shape)} beside relevant ids of {len(relevant)} queries"
         raise ShapeError(given, "one list for each query", "pass found [Q, k] and Q sets.")
@@ -70,6 +80,29 @@ def retrieval_scores(found: Any, relevant: Sequence[Iterable[Any]], k: int = 10)
     for query, line in enumerate(texts):
         hits[query, : min(k, len(line))] = [one in wanted[query] for one in line[:k]]
     return scored(hits, np.array([len(ids) for ids in wanted]))
+
+
+def _lists(found: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Ids ``[Q, k]``, and those of the queries where they are known."""
+    if isinstance(found, Neighbours | UncertainNeighbours):
+        return found.ids, found.queries
+    if isinstance(found, Recommendations):
+        return found.items, found.users
+    return np.asarray(found), None
+
+
+def _in_order(relevant: Mapping[Any, Iterable[Any]], queries: np.ndarray | None) -> list[Iterable[Any]]:
+    named = {str(query): ids for query, ids in relevant.items()}
+    if queries is None:
+        raise KindError(
+            given="relevant ids by query beside lists that do not say whose they are",
+            needed="relevant ids in the order of the lists",
+            remedy="pass what index.search or lv.recommend gives, or relevant=[ids, ids, ...]",
+        )
+    unknown = [query for query in named if query not in set(queries.tolist())]
+    if unknown:
+        raise NameUnknownError(f"the query {unknown[0]!r}", f"one of {queries[:5].tolist()}", "search for it too")
+    return [named.get(query, ()) for query in queries.tolist()]
 
 
 def scored(hits: np.ndarray, relevant: np.ndarray) -> RetrievalScores:

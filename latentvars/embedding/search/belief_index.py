@@ -14,6 +14,7 @@ from latentvars.embedding.search.belief_saving import save_beliefs
 from latentvars.embedding.search.beliefs import Beliefs, beside, joined_beliefs, read_beliefs
 from latentvars.embedding.search.filters import Where, allowed_rows
 from latentvars.embedding.search.index import is_text, joined
+from latentvars.embedding.search.metrics import check_count
 from latentvars.embedding.search.nearer import Nearer, nearer
 from latentvars.embedding.search.uncertain import UncertainNeighbours, among_nearest, neighbours
 from latentvars.embedding.vectors import Provenance, Vectors
@@ -68,8 +69,7 @@ class BeliefIndex:
     rows: Vectors = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise SettingError(f"draws={self.draws}", "at least 1", "raise draws.")
+        check_count("draws", self.draws)
         known, names = read_beliefs(self.beliefs, self.site, self.draws, self.seed)
         names = self.ids if self.ids is not None else names
         own = self.beliefs if isinstance(self.beliefs, Vectors) else Vectors(known.means)
@@ -269,10 +269,8 @@ class BeliefIndex:
         check_alike(asked, self.known)
         mask = np.ones(len(self), bool) if allowed is None else allowed
         most = int(mask.sum()) - (own is not None and bool(mask[own].any()))
-        if not 1 <= k <= most:
-            raise SettingError(f"k={k} among {most} rows", f"from 1 to {most}", "change k.")
-        if draws < 1:
-            raise SettingError(f"draws={draws}", "at least 1", "raise draws.")
+        check_count("k", k, most)
+        check_count("draws", draws)
         return among_nearest(asked, self.known, k, own, draws, seed, allowed)
 
     def _asked(self, queries: Any) -> tuple[Beliefs, np.ndarray, np.ndarray | None]:

@@ -11,11 +11,11 @@ import numpy as np
 
 from latentvars.embedding.search.engines import Built, Engine, Exact, ExactRows
 from latentvars.embedding.search.filters import Where, allowed_rows
-from latentvars.embedding.search.metrics import check_metric, nearest, prepared
+from latentvars.embedding.search.metrics import check_count, check_metric, nearest, prepared
 from latentvars.embedding.search.neighbours import Neighbours
 from latentvars.embedding.search.saving import save_index
 from latentvars.embedding.vectors import Vectors, as_array, as_vectors
-from latentvars.errors import DataError, KindError, SettingError
+from latentvars.errors import DataError, KindError
 
 ALIGNED = "aligned"  # metadata that aligned vectors have
 SAMPLE, DEEP = 200, 10  # rows that are searched for themselves, and how many neighbours of each, for the printed recall
@@ -86,13 +86,12 @@ class Index:
             itself: whether a query by id may find itself.
 
         Raises:
-            SettingError: k below 1.
+            SettingError: k below 1, or no whole number.
             NameUnknownError: ids or metadata that do not exist.
             ShapeError: vectors of another width, or a mask of another length.
             DataError: vectors from elsewhere; zero vectors under ``"cosine"``.
         """
-        if k < 1:
-            raise SettingError(f"k={k}", "at least 1", "raise k.")
+        k = check_count("k", k)
         mask = allowed_rows(self.vectors, where, exclude)
         table, names, own = self._asked(queries)
         found, far = self._found(prepared(table, self.metric, names), k, mask, None if itself else own)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from latentvars.errors import DataError, SettingError
@@ -18,6 +20,20 @@ def check_metric(metric: str) -> None:
     """
     if metric not in METRICS:
         raise SettingError(f"metric={metric!r}", f"one of {', '.join(map(repr, METRICS))}", "change metric.")
+
+
+def check_count(name: str, value: Any, most: int | None = None) -> int:
+    """A whole number from 1, at most ``most``.
+
+    Raises:
+        SettingError: something else.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < 1 or (most is not None and value > most):
+        among = "" if most is None else f" among {most} rows"
+        needed = "a whole number, at least 1" if most is None else f"a whole number from 1 to {most}"
+        raise SettingError(f"{name}={value!r}{among}", needed, f"change {name}.")
+    return int(value)
 
 
 def prepared(values: np.ndarray, metric: str, ids: np.ndarray) -> np.ndarray:
