@@ -10,6 +10,7 @@ from pyro.distributions import MultivariateNormal, TorchDistribution, constraint
 from torch import Size, Tensor
 
 from latentvars.distributions.normal_blocks import LOG_TWO_PI
+from latentvars.distributions.normal_scores import WIDEST, scores
 from latentvars.distributions.operators import holds_numbers
 from latentvars.distributions.shapes import check_count, check_expand, join_batch_shapes
 
@@ -120,12 +121,17 @@ class FactorNormal(TorchDistribution):
         return white, _factor(self._along(seen, squares).unflatten(-1, (white.shape[-1], white.shape[-1])))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(x), nats, ``[...]``, by the L × L precision of z (Woodbury's identity)."""
+        """log p(x), nats, ``[...]``: of rows of one law by the root of its precision, else by the L × L precision of z
+        (Woodbury's identity)."""
         if self.gaps:
             found = self._with_gaps(value)
         elif self._is_one and value.dim() == 2 and holds_numbers(value, self.loadings):
-            shared = self._shared
-            found = torch.cat([self._without_gaps(part, *shared) for part in value.split(BLOCK)])
+            root = self._root if value.dtype == torch.float64 else None
+            if root is not None:  # one pass over the rows
+                found = scores(value, self.loc[None], root[None])[:, 0]
+            else:
+                shared = self._shared
+                found = torch.cat([self._without_gaps(part, *shared) for part in value.split(BLOCK)])
         else:
             found = self._without_gaps(value, *self._shared)
         return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
@@ -134,6 +140,16 @@ class FactorNormal(TorchDistribution):
     def _is_one(self) -> bool:
         """Whether all rows have the same law."""
         return self.loc.dim() == self.noise.dim() == 1 and self.loadings.dim() == 2
+
+    @property
+    def _root(self) -> Tensor | None:
+        """The lower triangular root of the precision ``[D, D]``; None where D is too large for it to pay, or digits are
+        gone."""
+        if self.event_shape[0] > WIDEST:
+            return None
+        factor, wrong = torch.linalg.cholesky_ex(self.covariance)
+        eye = torch.eye(len(factor), dtype=factor.dtype)
+        return None if bool(wrong) else torch.linalg.solve_triangular(factor, eye, upper=False)
 
     @property
     def _shared(self) -> tuple[Tensor, Tensor]:
