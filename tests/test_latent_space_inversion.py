@@ -16,6 +16,7 @@ import latentvars as lv
 from latentvars.errors import KindError, SettingError, ShapeError, SupportError
 from latentvars.latent_space.chains import together
 from latentvars.latent_space.inversion import search
+from latentvars.latent_space.variational import normals
 
 FLOAT = torch.float64
 GRID = np.linspace(-4, 4, 40_001)
@@ -214,6 +215,8 @@ def test_a_normal_of_a_line_is_its_posterior() -> None:
     found = space.invert(x, draws=8_000, method="svi")
     assert found.masses.shape[0] == 1 and np.allclose(found.elbo, evidence, atol=1e-6)
     assert np.allclose(found.gap, 0, atol=0.01)
+    target = space.source.target(x)
+    assert np.allclose(normals(target, search(target, 4, 2, 0), 0).log_mass[0], evidence, atol=1e-6)
     assert np.allclose(found.mean, mean, atol=0.02)
     assert np.allclose(torch.cov(found.draws[:, 0].T), covariance, atol=0.02)
 
@@ -222,12 +225,12 @@ def test_normals_through_a_users_model_with_a_bounded_latent() -> None:
     x = np.random.default_rng(0).normal(1.5, 2.0, 60)
     fit = lv.fit(Doubled(), x, lv.SVI(passes=5), guide="auto", progress=False)
     space = lv.LatentSpace(fit, "z")
-    normals, importance = (space.invert(x[:3], draws=2_000, method=way) for way in ("svi", "importance"))
-    assert bool((normals.draws > 0).all())
-    assert np.allclose(normals.log_evidence, importance.log_evidence, atol=0.03)
-    assert np.allclose(normals.masses, importance.masses, atol=0.03)
+    fitted, importance = (space.invert(x[:3], draws=2_000, method=way) for way in ("svi", "importance"))
+    assert bool((fitted.draws > 0).all())
+    assert np.allclose(fitted.log_evidence, importance.log_evidence, atol=0.03)
+    assert np.allclose(fitted.masses, importance.masses, atol=0.03)
     for row in range(3):
-        assert stats.ks_2samp(normals.draws[:, row].log(), importance.draws[:, row].log()).statistic < 0.07
+        assert stats.ks_2samp(fitted.draws[:, row].log(), importance.draws[:, row].log()).statistic < 0.07
 
 
 @pytest.mark.filterwarnings("ignore:.*diverged")
