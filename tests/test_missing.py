@@ -401,3 +401,15 @@ def test_a_guide_that_computes_with_nan_is_named() -> None:
     x[4, 1] = np.nan
     with pytest.raises(MissingDataError, match=r"column 'x', on which the density of .*'z' depends"):
         lv.fit(user_models.FactorAnalysis(3, 1), x, lv.SVI(passes=1))
+
+
+@pytest.mark.parametrize("emission", [lv.emissions.Poisson(), lv.emissions.Categorical(15)])
+def test_a_fit_of_whole_numbers_reads_rows_with_gaps(emission: Any) -> None:
+    """Rows with gaps are floats; a fit of rows without any has seen none."""
+    counts = np.random.default_rng(0).poisson(3.0, 50)
+    gaps = lv.Rows(np.where(np.arange(50) == 3, np.nan, counts), lengths=[50])
+    model = lv.models.HiddenMarkov(2, emission)
+    fit = lv.fit(model, lv.Rows(counts, lengths=[50]), lv.EM(passes=5, stop=lv.Never()), progress=False)
+    wanted = lv.from_point(model, gaps, fit.point)
+    np.testing.assert_allclose(fit.score_rows(gaps), wanted.row_log_likelihood, rtol=1e-12)
+    assert float(fit.score_rows(gaps)) > float(fit.row_log_likelihood)

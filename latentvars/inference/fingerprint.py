@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
-
-import numpy as np
-from torch import Tensor
 
 from latentvars.inference.algorithm import GlobalsPosterior
 from latentvars.inference.saving import text
 from latentvars.program import Program, model_modules
 from latentvars.rows import Rows
-from latentvars.storage import class_name
+from latentvars.storage import class_name, digest
 
 
 def fingerprint(program: Program, globals_: GlobalsPosterior, rows: Rows) -> dict[str, str]:
@@ -32,12 +28,4 @@ def fingerprint(program: Program, globals_: GlobalsPosterior, rows: Rows) -> dic
     }
     learnt = {f"globals.{name}": value for name, value in globals_.tensors().items()} | weights
     model = hashlib.sha256(described.encode()).hexdigest()
-    return {"model": model, "data": rows.digest(), "fit": _of_tensors(learnt)}
-
-
-def _of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    sha = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        sha.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        sha.update(np.ascontiguousarray(value.detach().cpu().numpy()).data)
-    return sha.hexdigest()
+    return {"model": model, "data": rows.digest(), "fit": digest(learnt)}

@@ -40,8 +40,10 @@ def check_missing(program: Program, rows: Rows) -> None:
 
 
 def _without_column(batch: Batch, name: str) -> Batch:
-    """A complete batch with one column missing throughout."""
-    columns = {**batch.columns, name: torch.full_like(batch.columns[name], torch.nan)}
+    """A complete batch with one column missing throughout; whole numbers with gaps are floats, as rows have them."""
+    column = batch.columns[name]
+    column = column if column.is_floating_point() else column.to(batch.weights.dtype)
+    columns = {**batch.columns, name: torch.full_like(column, torch.nan)}
     observed = {other: torch.full_like(value, other != name, dtype=torch.bool) for other, value in columns.items()}
     return replace(batch, columns=columns, observed=observed)
 
