@@ -451,8 +451,8 @@ def test_the_gradients_of_the_minibatches_of_a_pass_average_to_the_full_one() ->
     whole = svi.contribution(start.state, rows.batch(dtype=torch.float64), 0)
     parts = [svi.contribution(start.state, batch, 0) for batch in rows.batches(7, seed=1, dtype=torch.float64)]
     for k, gradient in enumerate(whole.gradients):
-        # each minibatch stands for all rows: its gradient per row, times N
-        scaled = sum(part.rows / 20 * (part.gradients[k] / part.rows * 20) for part in parts)
+        # each minibatch stands for all rows: its gradient per row
+        scaled = sum(part.rows / 20 * part.gradients[k] for part in parts)
         torch.testing.assert_close(torch.as_tensor(scaled), gradient, rtol=1e-10, atol=1e-10)
 
 

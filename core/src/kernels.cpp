@@ -1,5 +1,6 @@
 // The work of whole tables of chains: in lanes where that is exact, one after another where not, in log space where even
 // that is not. Built once for each instruction set.
+#include "bernoulli.h"
 #include "log_space.h"
 #include "normal.h"
 #include "scaled.h"
@@ -346,6 +347,16 @@ void exponentials(double* x, std::int64_t size) {
 }
 
 extern const Kernels kernels;
-const Kernels kernels = {evidence, posterior, filter, smooth, paths, draws, normal_scores, normal_sums, exponentials};
+const Kernels kernels = {evidence,
+                         posterior,
+                         filter,
+                         smooth,
+                         paths,
+                         draws,
+                         normal_scores,
+                         normal_sums,
+                         exponentials,
+                         bernoulli_rows<double>,
+                         bernoulli_rows<float>};
 
 }  // namespace LATENTVARS_ISA

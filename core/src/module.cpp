@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "mixture_module.h"
+#include "seeds.h"
 #include "shapes.h"
 #include "tables.h"
 
@@ -31,6 +32,18 @@ using latentvars::Kernels;
 using latentvars::Normals;
 using latentvars::Observations;
 using latentvars::Posterior;
+
+template <class T, class Kernel>
+void bernoulli_rows(Kernel kernel, const In<T>& logits, const In<T>& values, int threads, const Out<T>& scores,
+                    const Out<T>& slopes) {
+    if (logits.ndim() != 2) throw std::invalid_argument("logits: [M, D] is needed");
+    const std::size_t rows = logits.shape(0), size = logits.shape(1);
+    needs(values, "values", {rows, size});
+    needs(scores, "scores", {rows});
+    needs(slopes, "slopes", {rows, size});
+    nb::gil_scoped_release free;
+    kernel(logits.data(), values.data(), rows, size, threads, scores.data(), slopes.data());
+}
 
 struct Build {
     const Kernels* kernels;
@@ -292,6 +305,20 @@ NB_MODULE(_core, m) {
         needs(sums, "sums", {loc.shape(0), 1 + features + (given.full ? features * (features + 1) / 2 : features)});
         nb::gil_scoped_release free;
         build.kernels->normal_sums(given, weights.data(), sums.data());
+    });
+
+    m.def("bernoulli_rows", [](In<double> logits, In<double> values, int threads, Out<double> scores, Out<double> slopes) {
+        bernoulli_rows(build.kernels->bits_wide, logits, values, threads, scores, slopes);
+    });
+    m.def("bernoulli_rows", [](In<float> logits, In<float> values, int threads, Out<float> scores, Out<float> slopes) {
+        bernoulli_rows(build.kernels->bits_narrow, logits, values, threads, scores, slopes);
+    });
+
+    m.def("seed_words", [](nb::args numbers) {
+        latentvars::SeedWords words;
+        for (const nb::handle number : numbers) words.add(nb::cast<std::uint64_t>(number));
+        const auto found = words.state();
+        return nb::make_tuple(found[0], found[1]);
     });
 
     m.def("exponentials", [](Out<double> x) { build.kernels->exponentials(x.data(), x.size()); },

@@ -59,6 +59,10 @@ struct Kernels {
     void (*normal_scores)(const Normals&, double* scores);
     void (*normal_sums)(const Normals&, const double* weights, double* sums);
     void (*exponentials)(double* x, std::int64_t size);
+    void (*bits_wide)(const double* logits, const double* values, std::int64_t rows, std::int64_t size, int threads,
+                      double* scores, double* slopes);
+    void (*bits_narrow)(const float* logits, const float* values, std::int64_t rows, std::int64_t size, int threads,
+                        float* scores, float* slopes);
 };
 
 }  // namespace latentvars

@@ -42,6 +42,7 @@ class _AsWritten:
         before = torch._C._get_graph_executor_optimize()
         torch._C._set_graph_executor_optimize(False)
         try:
-            return self.code(*arguments)
+            with torch._C._AutoDispatchBelowAutograd():  # nothing is differentiated: past what would listen
+                return self.code(*arguments)
         finally:
             torch._C._set_graph_executor_optimize(before)

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 from torch.fx.node import map_arg
 
+from latentvars.capture.factoring import factored
 from latentvars.capture.layout import along_rows
 from latentvars.capture.nodes import form_of, has_effect, is_pointwise, is_random, name_of, same_form, touched
 from latentvars.capture.recording import capture, check_pure
@@ -35,8 +36,8 @@ def folded(graph: GraphModule, *, exact: bool = True) -> GraphModule:
     Args:
         graph: changed in place.
         exact: every operation that is left gives what it gave before, to the bit (but for the sign of a zero).
-            Otherwise values that are repeated are not copied, so that results lie in memory in other ways, in which
-            sums may round otherwise; it is faster.
+            Otherwise values that are repeated are not copied, and factors that they share are multiplied last, so that
+            results round otherwise; it is faster.
     """
     graph.graph.set_codegen(CodeGen())  # tensors in, tensors out: no trees to take apart
     folding = _Folding(graph, exact)
@@ -44,6 +45,7 @@ def folded(graph: GraphModule, *, exact: bool = True) -> GraphModule:
         folding.look_at(node)
     folding.put_constants()
     if not exact:
+        factored(graph.graph)
         along_rows(graph.graph)
     graph.graph.eliminate_dead_code(has_effect)
     graph.recompile()
@@ -134,7 +136,7 @@ class _Folding:
         name, first = name_of(node), node.args[0] if node.args else None
         if name in SHAPING:
             return first
-        if name == "neg" and isinstance(first, Node) and name_of(first) == "neg":
+        if name in ("neg", "t") and isinstance(first, Node) and name_of(first) == name:
             return first.args[0]
         if len(node.args) != 2 or node.kwargs:
             return None

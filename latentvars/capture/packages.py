@@ -9,7 +9,7 @@ import platform
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,15 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from latentvars.distributions.bernoulli_rows import in_torch
+
 VARIABLE = "LATENTVARS_CACHE"
 FORMAT = 1  # of what is hashed
 
 Code = Callable[..., Any]
+
+# operators of our own that a compiler does better to see through
+WRITTEN_OUT: Mapping[Any, Code] = {torch.ops.latentvars.bernoulli_rows.default: in_torch}
 
 
 class NoCompiler(Exception):
@@ -110,6 +115,8 @@ def _compile(graph: GraphModule, examples: tuple[Tensor, ...], path: Path) -> No
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         exported = torch.export.export(graph, examples)
+        if any(node.target in WRITTEN_OUT for node in graph.graph.nodes):
+            exported = exported.run_decompositions(dict(WRITTEN_OUT))
         made = inductor.aoti_compile_and_package(exported, package_path=str(Path(folder) / "made.pt2"))
         os.replace(made, path)
 

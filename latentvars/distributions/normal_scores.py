@@ -67,10 +67,10 @@ def normal_of_points(components: Any, value: Tensor) -> tuple[Tensor, Tensor] | 
         found = components.loc.expand(states, features), root.expand(states, features, features)
     else:
         return None
-    return found if all(one.dtype == torch.float64 and _is_served(one) for one in found) else None
+    return found if all(one.dtype == torch.float64 and is_served(one) for one in found) else None
 
 
-def _is_served(value: Tensor) -> bool:
+def is_served(value: Tensor) -> bool:
     """Whether the operator can work on a value: on a CPU, and not inside ``torch.func.grad``, which knows no operators
     of one's own."""
     while is_functorch_wrapped_tensor(value):

@@ -27,23 +27,23 @@ def fuse(optimizer: torch.optim.Optimizer) -> None:
             group["fused"] = True
 
 
-def stepped(optimizer: torch.optim.Optimizer, descents: Mapping[nn.Parameter, Tensor]) -> bool:
-    """The step of a fused optimiser along these gradients, to the bit, without the round of its ``step``.
+def stepped(optimizer: torch.optim.Optimizer, ascents: Mapping[nn.Parameter, Tensor]) -> bool:
+    """The step of a fused optimiser up these gradients, to the bit, without the round of its ``step``.
 
     Returns:
-        False where nothing was done: the optimiser is another one, has hooks or a schedule, or has not begun.
+        False where nothing was done: the optimiser is another one, has hooks, or has not begun.
     """
     kind = KINDS.get(type(optimizer))
-    kernel, count = (getattr(torch, name, None) if kind else None for name in (kind or "", "_foreach_add_"))
-    if kernel is None or count is None or "step" in vars(optimizer) or _hooked(optimizer):
+    kernel = getattr(torch, kind, None) if kind else None
+    if kernel is None or "step" in vars(optimizer) or _hooked(optimizer):
         return False
-    groups = [_Group.of(optimizer, group, descents) for group in optimizer.param_groups]
+    groups = [_Group.of(optimizer, group, ascents) for group in optimizer.param_groups]
     if any(group is None for group in groups):
         return False
     with torch.no_grad():
         for group in groups:
             if group is not None and group.parameters:
-                group.step(kernel, count)
+                group.step(kernel)
     return True
 
 
@@ -53,28 +53,33 @@ class _Group:
     def __init__(self, settings: Mapping[str, Any], parameters: Sequence[nn.Parameter]) -> None:
         self.settings, self.parameters = settings, parameters
         self.gradients: list[Tensor] = []
-        self.states: list[Mapping[str, Tensor]] = []
+        self.states: list[dict[str, Tensor]] = []
 
     @staticmethod
     def of(
-        optimizer: torch.optim.Optimizer, settings: Mapping[str, Any], descents: Mapping[nn.Parameter, Tensor]
+        optimizer: torch.optim.Optimizer, settings: Mapping[str, Any], ascents: Mapping[nn.Parameter, Tensor]
     ) -> _Group | None:
         """None where the optimiser has to do it."""
         if not settings.get("fused") or isinstance(settings["lr"], Tensor):
             return None
-        group = _Group(settings, [parameter for parameter in settings["params"] if parameter in descents])
+        group = _Group(settings, [parameter for parameter in settings["params"] if parameter in ascents])
         for parameter in group.parameters:
             state = optimizer.state.get(parameter)
             if not state:
                 return None
-            group.gradients.append(descents[parameter])
+            group.gradients.append(ascents[parameter])
             group.states.append(state)
         return group
 
-    def step(self, kernel: Any, count: Any) -> None:
+    def step(self, kernel: Any) -> None:
         settings = self.settings
         steps = self._all("step")
-        count(steps, 1)
+        if not _lie_together(steps):  # so that all are counted in one operation
+            for state, own in zip(self.states, torch.stack(steps).unbind(), strict=True):
+                state["step"] = own
+            steps = self._all("step")
+        together: Any = steps[0]._base
+        together.add_(1)
         kernel(
             self.parameters,
             self.gradients,
@@ -88,11 +93,17 @@ class _Group:
             weight_decay=settings["weight_decay"],
             eps=settings["eps"],
             amsgrad=settings["amsgrad"],
-            maximize=settings["maximize"],
+            maximize=not settings["maximize"],
         )
 
     def _all(self, name: str) -> list[Tensor]:
         return [state[name] for state in self.states]
+
+
+def _lie_together(steps: Sequence[Tensor]) -> bool:
+    """Whether these numbers, and no others, are parts of one tensor."""
+    base: Any = steps[0]._base
+    return base is not None and base.numel() == len(steps) and all(one._base is base for one in steps)
 
 
 def _hooked(optimizer: torch.optim.Optimizer) -> bool:

@@ -51,6 +51,7 @@ class SVIState:
     seed: int
     rows: int
     updates_per_pass: int
+    shared: bool = False
     updates: int = 0
     recorded: Recorded = field(default_factory=Recorded)
 
@@ -64,18 +65,26 @@ class Gradient:
         gradients: with respect to each parameter; None where it has no part in the objective.
         rows: number of rows, n.
         finite: whether all gradients are known to be finite.
+        per_row: whether the gradients are divided by n, as those of an update that is one batch.
     """
 
     objective: float
     gradients: tuple[Tensor | None, ...]
     rows: int
     finite: bool = False
+    per_row: bool = False
 
     def __add__(self, other: Gradient) -> Gradient:
-        gradients = tuple(
-            b if a is None else a if b is None else a + b for a, b in zip(self.gradients, other.gradients, strict=True)
-        )
-        return Gradient(self.objective + other.objective, gradients, self.rows + other.rows)
+        rows = self.rows + other.rows
+        shares = (self.rows / rows, other.rows / rows) if self.per_row else (1.0, 1.0)
+        pairs = zip(self.gradients, other.gradients, strict=True)
+        gradients = tuple(_combined(pair, shares) for pair in pairs)
+        return Gradient(self.objective + other.objective, gradients, rows, per_row=self.per_row)
+
+
+def _combined(pair: Sequence[Tensor | None], shares: Sequence[float]) -> Tensor | None:
+    parts = [part * share for part, share in zip(pair, shares, strict=True) if part is not None]
+    return sum(parts[1:], parts[0]) if parts else None
 
 
 @dataclass(frozen=True)
@@ -213,14 +222,15 @@ class SVI:
         schedule = self.schedule(optimizer) if self.schedule else None
         size = self.rows_per_batch(range(problem.size)) or problem.size
         updates = math.ceil(math.ceil(problem.size / size) / self.batches_per_step)
-        return SVIState(program, guide, trained, optimizer, schedule, problem.seed, problem.size, updates)
+        shared = problem.all.shared
+        return SVIState(program, guide, trained, optimizer, schedule, problem.seed, problem.size, updates, shared)
 
     def contribution(self, state: SVIState, batch: Batch, position: int) -> Gradient:
         """Objective and gradient of one batch; batches of one update share their draw of the globals."""
         step = self._step(state, batch, position)
         left = (self.passes * state.updates_per_pass - state.updates) * self.batches_per_step
         found = state.recorded.run(step, state.program, self.capture, left, self.compile)
-        return Gradient(found.objective, found.gradients, len(batch), found.finite)
+        return Gradient(found.objective, found.gradients, len(batch), found.finite, step.per_row)
 
     def notes(self, state: SVIState) -> tuple[str, ...]:
         """Why steps were not recorded; for the print-out of a fit."""
@@ -270,6 +280,7 @@ class SVI:
             Bound(particles, self.importance, self._kl_weight(state), analytic=not self.importance),
             self.kl_warmup > 0,
             len(batch) / state.rows,
+            self.batches_per_step == 1 and not state.shared,
         )
 
     def _kl_weight(self, state: SVIState) -> float:
@@ -317,12 +328,14 @@ def ascend(
 ) -> None:
     """One step of the optimiser along the gradient per row."""
     trained = {p: found for p, found in zip(parameters.values(), total.gradients, strict=True) if found is not None}
-    divided: Any = vars(torch)["_foreach_div"]
-    along = dict(zip(trained, divided(list(trained.values()), -float(total.rows)), strict=True))
-    if clip is None and schedule is None and stepped(optimizer, along):
+    each: Any = vars(torch)
+    if not total.per_row:
+        trained = dict(zip(trained, each["_foreach_div"](list(trained.values()), float(total.rows)), strict=True))
+    if clip is None and schedule is None and stepped(optimizer, trained):
         return
+    down = dict(zip(trained, each["_foreach_neg"](list(trained.values())), strict=True))
     for parameter in parameters.values():
-        parameter.grad = along.get(parameter)
+        parameter.grad = down.get(parameter)
     if clip is not None:
         nn.utils.clip_grad_norm_(list(parameters.values()), clip)
     optimizer.step()

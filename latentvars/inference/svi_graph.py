@@ -27,7 +27,7 @@ from latentvars.capture import (
     reseeded,
 )
 from latentvars.inference.guides import FromNoise
-from latentvars.inference.svi_step import Found, Step, objective_of
+from latentvars.inference.svi_step import Found, Step, gradients_of, objective_of
 from latentvars.program import Program, model_modules
 from latentvars.randomness import derive, seeded
 
@@ -77,8 +77,7 @@ class Graph:
 
     def arguments(self, step: Step) -> list[Tensor]:
         """Everything that differs between steps of one shape, but for seeds."""
-        parameters = [parameter.detach() for parameter in step.parameters.values()]
-        found = [*parameters, *flat(step.batch)]
+        found = [*step.parameters.values(), *flat(step.batch)]
         if step.warming:
             found.append(_weight(step))
         guide: Any = step.guide
@@ -123,13 +122,13 @@ def recorded(step: Step, program: Program) -> tuple[GraphModule, tuple[bool, ...
             return objective_of(own, program, [guide(*parts) for parts in noise])
 
         found = torch.func.functional_call(holder, leaves, (objective,))
-        gradients = torch.autograd.grad(found, list(leaves.values()), allow_unused=True)
+        gradients = gradients_of(own, found, list(leaves.values()))
         has[:] = [gradient is not None for gradient in gradients]
         given_back = [gradient for gradient in gradients if gradient is not None]
         total = torch.stack([gradient.sum().to(found.dtype) for gradient in given_back]).sum()
         return torch.stack([found.detach(), total]), *given_back
 
-    examples = Graph(traced, (), [[] for _ in step.seeds]).arguments(step)
+    examples = [one.detach() for one in Graph(traced, (), [[] for _ in step.seeds]).arguments(step)]
     with _unchanged(holder):
         graph = capture(traced, *examples, dtype=program.dtype, checked=True)
     check_pure(graph.graph)

@@ -20,7 +20,7 @@ Shape = tuple[Any, ...]
 
 
 class Found(NamedTuple):
-    """Objective of a step, nats, and its gradient in each parameter, None where it has no part.
+    """Objective of a step, nats, and its gradient (per row, if asked) in each parameter, None where it has no part.
 
     ``finite`` says that all gradients are known to be finite.
     """
@@ -52,6 +52,7 @@ class Step:
         bound: how rows are bounded.
         warming: whether the bound's ``kl_weight`` changes in the course of the run.
         share: of all rows, with which the prior counts.
+        per_row: whether gradients are divided by the number of rows.
     """
 
     batch: Batch
@@ -61,6 +62,7 @@ class Step:
     bound: Bound
     warming: bool
     share: float
+    per_row: bool = False
 
     @property
     def shape(self) -> Shape:
@@ -75,7 +77,7 @@ def by_model(step: Step, program: Program) -> Found:
         with seeded(of_globals):
             draws.append(step.guide.draw())
     objective = objective_of(step, program, draws)
-    gradients = torch.autograd.grad(objective, list(step.parameters.values()), allow_unused=True)
+    gradients = gradients_of(step, objective, list(step.parameters.values()))
     return Found(float(objective.detach()), gradients)
 
 
@@ -86,6 +88,12 @@ def objective_of(step: Step, program: Program, draws: Sequence[GlobalDraw]) -> T
         score = program.score(drawn.values, step.batch, seed, step.bound)
         parts.append((step.batch.weights * score.rows).sum() + step.share * (score.prior - drawn.log_q))
     return torch.stack(parts).mean()
+
+
+def gradients_of(step: Step, objective: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradient in each parameter, None where it has no part."""
+    seed = torch.full_like(objective, 1 / len(step.batch) if step.per_row else 1.0)
+    return torch.autograd.grad(objective, parameters, seed, allow_unused=True)
 
 
 def _equal(one: Tensor | None, other: Tensor | None, rtol: float) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from latentvars.distributions.bernoulli_rows import bernoulli_rows
 from latentvars.errors import DataError, SettingError
 from latentvars.models.networks import OneHot, Standardize, moments
 
@@ -85,7 +86,7 @@ class Bernoulli(Likelihood):
         super().__init__(features, features)
 
     def distribution(self, output: Tensor) -> dist.TorchDistribution:
-        return dist.Bernoulli(logits=self.offset + output, validate_args=False).to_event(1)
+        return bernoulli_rows(self.offset + output)
 
     def mean(self, output: Tensor) -> Tensor:
         """Probabilities of ones."""

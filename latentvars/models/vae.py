@@ -118,20 +118,24 @@ class VAE:
     def guide(self, rows: Batch) -> None:
         """Site "z" ``[B, latents]`` inside the rows plate."""
         with rows.plate():
-            pyro.sample("z", self.encoder_distribution(rows.x))
+            pyro.sample("z", self.encoder_distribution(rows.x, complete=rows.observed is None))
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         """Names of the axes of the latents."""
         return {"z": ("row", "latent")}
 
-    def encoder_distribution(self, x: Tensor) -> dist.TorchDistribution:
+    def encoder_distribution(self, x: Tensor, *, complete: bool = False) -> dist.TorchDistribution:
         """q(z | x), ``[..., features]`` → batch shape ``[...]``, event shape ``[latents]``.
+
+        Args:
+            x: NaN, which is missing, is read as the mean of the data.
+            complete: whether it is known to have no NaN.
 
         Raises:
             ModelError: the encoder's output has another width.
         """
         x = self._input(x)
-        output = self.encoder(torch.where(x.isnan(), self.likelihood.typical(), x))
+        output = self.encoder(x if complete else torch.where(x.isnan(), self.likelihood.typical(), x))
         if isinstance(output, tuple):
             loc, scale = output
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, final
@@ -369,11 +369,15 @@ class Rows:
                 "pass batch_size= or memory= to the algorithm, or rows.in_memory() in the place of the rows.",
             )
         at = torch.arange(len(self)) if index is None else positions_of(index, len(self))
-        where, lengths, valid = None if index is None else at, None, None
+        return self._batch(at, index is None, dtype, device)
+
+    def _batch(self, at: Tensor, whole: bool, dtype: torch.dtype | None, device: torch.device | str | None) -> Batch:
+        """The rows at these positions, which are known to exist; whether they are all rows in order."""
+        where, lengths, valid = None if whole else at, None, None
         if self.lengths is not None:
-            lengths = self.lengths if index is None else self.lengths[at]
+            lengths = self.lengths if whole else self.lengths[at]
             longest = int(lengths.max())
-            even = index is None and int(lengths.min()) == longest
+            even = whole and int(lengths.min()) == longest
             where = None if even else self._padded(at)
             valid = torch.arange(longest) < lengths[:, None] if self.observed is not None or self.known else None
 
@@ -393,7 +397,7 @@ class Rows:
             if valid is not None:
                 valid = valid.to(device)
                 observed = {n: m & valid.reshape(valid.shape + (1,) * (m.ndim - 2)) for n, m in observed.items()}
-        weights = self.weights if index is None else self.weights[at]
+        weights = self.weights if whole else self.weights.index_select(0, at)
         return Batch(
             picked,
             at.to(device),
@@ -444,11 +448,10 @@ class Rows:
                 list(zip(cuts, ends, strict=True)), np.random.default_rng((seed, epoch)), dtype, device
             )
         if not shuffle:
-            pieces: Iterable[Any] = (np.arange(low, high) for low, high in zip(cuts, ends, strict=True))
+            order = torch.arange(len(self))
         else:
-            order = np.random.default_rng((seed, epoch)).permutation(len(self))
-            pieces = (order[low:high] for low, high in zip(cuts, ends, strict=True))
-        return (self.batch(piece, dtype, device) for piece in pieces)
+            order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(len(self)))
+        return (self._batch(order[low:high], False, dtype, device) for low, high in zip(cuts, ends, strict=True))
 
     def _from_buffers(
         self,
