@@ -13,6 +13,7 @@ import pytest
 import torch
 import user_models
 from scipy.cluster.hierarchy import cut_tree, linkage
+from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
@@ -22,7 +23,7 @@ from latentvars.errors import KindError, ModelError, NumericalError, SettingErro
 from latentvars.inference.binding import bind
 from latentvars.inference.starting import starting_point
 from latentvars.starts import Points, blurred
-from latentvars.starts.centres import seeds
+from latentvars.starts.centres import lloyd, nearest, seeds
 from latentvars.starts.ward import ward
 
 STARTS = {
@@ -366,3 +367,21 @@ def test_seeds_are_drawn_by_weight_and_then_by_squared_distance() -> None:
     assert counts[~off].sum() == 0
     assert float(((counts - size * exact).square() / (size * exact))[off].sum()) < 20.5
     assert torch.equal(seeds(points[:1], torch.ones(1, dtype=torch.float64), 2, generator), points[[0, 0]])
+
+
+def test_k_means_steps_are_weighted_means_of_the_nearest() -> None:
+    """Against scipy's distances; a centre without points stays, ties go to the first, few steps end early."""
+    noise = np.random.default_rng(0)
+    x, weights = noise.normal(size=(500, 3)), noise.random(500)
+    at = np.concatenate([x[:5], [[50.0, 50.0, 50.0]]])
+    found = lloyd(torch.from_numpy(x), torch.from_numpy(weights), torch.from_numpy(at)).numpy()
+    wanted = at.copy()
+    for _ in range(5):
+        labels = cdist(x, wanted).argmin(1)
+        for k in range(5):
+            wanted[k] = np.average(x[labels == k], axis=0, weights=weights[labels == k])
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    np.testing.assert_array_equal(found[5], at[5])
+    np.testing.assert_array_equal(nearest(torch.from_numpy(x), torch.from_numpy(found)), cdist(x, found).argmin(1))
+    pair = torch.tensor([[1.0], [-1.0], [1.0]], dtype=torch.float64)
+    assert nearest(torch.tensor([[0.0], [2.0]], dtype=torch.float64), pair).tolist() == [0, 0]

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "centres.h"
 #include "mixture_module.h"
 #include "seeds.h"
 #include "shapes.h"
@@ -43,6 +44,11 @@ void bernoulli_rows(Kernel kernel, const In<T>& logits, const In<T>& values, int
     needs(slopes, "slopes", {rows, size});
     nb::gil_scoped_release free;
     kernel(logits.data(), values.data(), rows, size, threads, scores.data(), slopes.data());
+}
+
+latentvars::Points points_of(const In<double>& at, const double* weights) {
+    if (at.ndim() != 2) throw std::invalid_argument("points: [S, P] is needed");
+    return {static_cast<std::int64_t>(at.shape(0)), static_cast<std::int64_t>(at.shape(1)), at.data(), weights};
 }
 
 struct Build {
@@ -312,6 +318,32 @@ NB_MODULE(_core, m) {
     });
     m.def("bernoulli_rows", [](In<float> logits, In<float> values, int threads, Out<float> scores, Out<float> slopes) {
         bernoulli_rows(build.kernels->bits_narrow, logits, values, threads, scores, slopes);
+    });
+
+    m.def("nearest", [](In<double> at, In<double> centres, Out<std::int64_t> labels) {
+        const latentvars::Points points = points_of(at, nullptr);
+        needs(centres, "centres", {centres.shape(0), at.shape(1)});
+        needs(labels, "labels", {at.shape(0)});
+        nb::gil_scoped_release free;
+        latentvars::nearest(points, centres.data(), centres.shape(0), labels.data());
+    });
+
+    m.def("lloyd", [](In<double> at, In<double> weights, Out<double> centres, int steps) {
+        const latentvars::Points points = points_of(at, weights.data());
+        needs(weights, "weights", {at.shape(0)});
+        needs(centres, "centres", {centres.shape(0), at.shape(1)});
+        nb::gil_scoped_release free;
+        latentvars::lloyd(points, centres.data(), centres.shape(0), steps);
+    });
+
+    m.def("approach", [](In<double> at, In<double> weights, In<double> centre, Out<double> distances, Out<double> chances) {
+        const latentvars::Points points = points_of(at, weights.data());
+        needs(weights, "weights", {at.shape(0)});
+        needs(centre, "centre", {at.shape(1)});
+        needs(distances, "distances", {at.shape(0)});
+        needs(chances, "chances", {at.shape(0)});
+        nb::gil_scoped_release free;
+        return latentvars::approach(points, centre.data(), distances.data(), chances.data());
     });
 
     m.def("seed_words", [](nb::args numbers) {
