@@ -52,7 +52,7 @@ def _are_codes(codes: Tensor, value: Tensor, count: int) -> bool:
     if not codes.numel() or not torch.equal(codes.to(value.dtype), value.reshape(-1)):
         return False
     low, high = (int(end) for end in codes.aminmax())
-    return 0 <= low and high < count
+    return low >= 0 and high < count
 
 
 def normal_of_points(components: Any, value: Tensor) -> tuple[Tensor, Tensor] | None:
