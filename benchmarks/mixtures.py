@@ -32,7 +32,7 @@ def lines(settings: Settings) -> Iterator[Line]:
 
 def cases(quick: bool) -> list[Case]:
     rows = 100_000 if quick else 1_000_000
-    found = [_case(form, rows, 10, 20, floor, reach, (1, 2), SHARE, 3, 2_000) for form, (floor, reach) in LARGE.items()]
+    found = [_case(form, rows, 10, 20, floor, reach, (1, 6), SHARE, 3, 2_000) for form, (floor, reach) in LARGE.items()]
     found += [
         _case(form, 10_000, 2, 5, floor, None, (10, 60), None, 3 if quick else 5, 500) for form, floor in SMALL.items()
     ]

@@ -175,11 +175,11 @@ def _moments(factor: Factor, centre: Tensor) -> Statistics:
     """Statistics of one law of all rows, by products of some rows at a time."""
     value = factor.value
     weights = factor.weights.to(value.dtype).expand(len(value))
-    weight, first = weights.sum(), torch.zeros_like(centre)
+    weight, first, even = weights.sum(), torch.zeros_like(centre), bool((weights == 1).all())
     second = torch.zeros(len(centre), len(centre), dtype=value.dtype, device=value.device)
     for low in range(0, len(value), BLOCK):
         shifted, own = value[low : low + BLOCK] - centre, weights[low : low + BLOCK]
-        weighted = shifted * own[:, None]
+        weighted = shifted if even else shifted * own[:, None]
         first = first + weighted.sum(0)
         second = second + weighted.mT @ shifted
     return {"weight": weight, "first": first, "second": second}

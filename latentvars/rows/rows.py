@@ -368,11 +368,15 @@ class Rows:
                 "some rows at a time",
                 "pass batch_size= or memory= to the algorithm, or rows.in_memory() in the place of the rows.",
             )
-        at = torch.arange(len(self)) if index is None else positions_of(index, len(self))
-        return self._batch(at, index is None, dtype, device)
+        if index is None:
+            return self._batch(slice(0, len(self)), dtype, device)
+        return self._batch(positions_of(index, len(self)), dtype, device)
 
-    def _batch(self, at: Tensor, whole: bool, dtype: torch.dtype | None, device: torch.device | str | None) -> Batch:
-        """The rows at these positions, which are known to exist; whether they are all rows in order."""
+    def _batch(self, index: Tensor | slice, dtype: torch.dtype | None, device: torch.device | str | None) -> Batch:
+        """The rows at these positions, which are known to exist; a piece of rows in memory is not copied."""
+        piece = index if isinstance(index, slice) else None
+        at = torch.arange(index.start, index.stop) if isinstance(index, slice) else index
+        whole = piece is not None and len(at) == len(self) and not self.streamed
         where, lengths, valid = None if whole else at, None, None
         if self.lengths is not None:
             lengths = self.lengths if whole else self.lengths[at]
@@ -382,7 +386,9 @@ class Rows:
             valid = torch.arange(longest) < lengths[:, None] if self.observed is not None or self.known else None
 
         def pick(value: Tensor) -> Tensor:
-            if where is not None and where.dim() == 1 and isinstance(value, Tensor):
+            if piece is not None and lengths is None:
+                value = value[piece]
+            elif where is not None and where.dim() == 1 and isinstance(value, Tensor):
                 value = value.index_select(0, where)
             elif where is not None:
                 value = value[where]
@@ -397,7 +403,7 @@ class Rows:
             if valid is not None:
                 valid = valid.to(device)
                 observed = {n: m & valid.reshape(valid.shape + (1,) * (m.ndim - 2)) for n, m in observed.items()}
-        weights = self.weights if whole else self.weights.index_select(0, at)
+        weights = self.weights.index_select(0, at) if piece is None else self.weights[piece]
         return Batch(
             picked,
             at.to(device),
@@ -448,10 +454,9 @@ class Rows:
                 list(zip(cuts, ends, strict=True)), np.random.default_rng((seed, epoch)), dtype, device
             )
         if not shuffle:
-            order = torch.arange(len(self))
-        else:
-            order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(len(self)))
-        return (self._batch(order[low:high], False, dtype, device) for low, high in zip(cuts, ends, strict=True))
+            return (self._batch(slice(low, high), dtype, device) for low, high in zip(cuts, ends, strict=True))
+        order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(len(self)))
+        return (self._batch(order[low:high], dtype, device) for low, high in zip(cuts, ends, strict=True))
 
     def _from_buffers(
         self,
