@@ -92,6 +92,7 @@ def load(
         document["seconds"],
         optima=decode(document["optima"], tensors, known),
         shared=shared,
+        total=document.get("log_likelihood"),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,22 @@ def test_a_step_in_one_go_is_that_of_the_rules_in_turn(noise: str, floor: float)
         for name, value in wanted.items():
             torch.testing.assert_close(found[name], value, rtol=1e-11, atol=1e-12)
         values = found
+
+
+def test_the_likelihood_at_the_end_needs_no_look_at_the_rows(tmp_path: Path) -> None:
+    """It is Σ w log p(x) of the rows, which are scored only when they are asked for; a stored fit knows it as well."""
+    noise = np.random.default_rng(4)
+    rows = lv.Rows(data(300) + 1e3, weights=noise.random(300))
+    fit = lv.fit(lv.models.FactorAnalysis(2), rows, lv.EM(passes=9), progress=False)
+    assert fit.scores is None
+    assert fit.log_likelihood == pytest.approx(float((rows.weights * fit.row_log_likelihood).sum()), rel=1e-12)
+    assert fit.log_likelihood > fit.history[-1] * float(rows.weights.sum())
+    again = lv.load(fit.save(tmp_path / "fit"))
+    assert again.log_likelihood == fit.log_likelihood
+    torch.testing.assert_close(again.row_log_likelihood, fit.row_log_likelihood, rtol=0, atol=0)
+    parts = lv.fit(lv.models.FactorAnalysis(2), rows, lv.EM(passes=9, batch_size=70), progress=False)
+    assert parts.scores is not None
+    assert parts.log_likelihood == pytest.approx(fit.log_likelihood, rel=1e-10)
 
 
 def test_with_priors_the_rules_go_in_turn() -> None:

@@ -254,7 +254,8 @@ def test_left_right_chain_keeps_its_zeros_and_has_errors_elsewhere() -> None:
     rows = lv.Rows(np.tile([1, 1, 0, 8, 9, 7, 8, 20, 22], 8) + RANDOM.integers(0, 2, 72), lengths=[9] * 8)
     transition = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.7, 0.3], [0.0, 0.0, 1.0]], dtype=torch.float64)
     model = lv.models.HiddenMarkov(3, lv.emissions.Poisson())
-    fit = lv.fit(model, rows, TIGHT, start={"transition": transition, "initial": [1.0, 0.0, 0.0]}, progress=False)
+    start = {"transition": transition, "initial": [1.0, 0.0, 0.0], "rate": [[1.0], [8.0], [21.0]]}
+    fit = lv.fit(model, rows, TIGHT, start=start, progress=False)
     found = fit.standard_errors()
     assert bool((found["transition"].isnan() == (transition.round() == transition)).all())
     # the states are plain to see: eight runs of three steps in state 0, of which each ends
@@ -266,7 +267,8 @@ def test_fixed_entries_have_no_error_and_are_not_withheld() -> None:
     rows = lv.Rows(np.tile([1, 1, 0, 8, 9, 7, 8, 20, 22], 8) + RANDOM.integers(0, 2, 72), lengths=[9] * 8)
     nan = float("nan")
     fixed = {"transition": [[nan, nan, 0.0], [0.0, nan, nan], [0.0, 0.0, 1.0]], "initial": [1.0, 0.0, 0.0]}
-    fit = lv.fit(lv.models.HiddenMarkov(3, lv.emissions.Poisson()), rows, TIGHT, fixed=fixed, progress=False)
+    model, start = lv.models.HiddenMarkov(3, lv.emissions.Poisson()), {"rate": [[1.0], [8.0], [21.0]]}
+    fit = lv.fit(model, rows, TIGHT, fixed=fixed, start=start, progress=False)
     found = fit.standard_errors()
     assert not found.withheld
     assert torch.equal(found["initial"], torch.zeros(3, dtype=torch.float64))

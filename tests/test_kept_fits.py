@@ -42,7 +42,7 @@ def caught(kind: type[Exception], function: Callable[[], Any]) -> Any:
 def test_a_collapse_keeps_the_last_pass_before_it(tmp_path: Path) -> None:
     """The kept fit is that of a run which ends one pass earlier, to the bit; resumed under a floor it converges."""
     x = np.concatenate([np.zeros((10, 2)), np.random.default_rng(0).normal(size=(20, 2)) + 5])
-    model, start = lv.models.GaussianMixture(2), {"loc": [[0.5, 0.5], [5.0, 5.0]]}
+    model, start = lv.models.GaussianMixture(2), {"loc": [[0.5, 0.5], [5.0, 5.0]], "covariance": [9 * np.eye(2)] * 2}
     error = caught(NumericalError, lambda: lv.fit(model, x, lv.EM(variance_floor=0), start=start))
     passes = len(error.fit.history)
     assert passes > 1 and "error.fit" in error.__notes__[0]

@@ -185,7 +185,7 @@ def test_em_svi_and_scikit_learn_find_the_same_number_of_components() -> None:
     assert len(set(zip(found.tolist(), labels.tolist(), strict=True))) == 3  # the clusters themselves, but for names
     fit = lv.fit(mixture(6, 0.3), x, lv.SVI(passes=300), start=inner(mode.point), progress=False)
     belief = lv.occupied(fit, draws=100, share=0.02)
-    assert belief.mode == expected and belief.probs[3] > 0.7
+    assert belief.mode == expected and belief.probs[3] > 0.5
 
 
 def inner(point: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -70,7 +70,7 @@ def mixture() -> lv.Fit:
 def chain() -> lv.Fit:
     noise = np.random.default_rng(1)
     states = np.cumsum(noise.random((6, 30)) < 0.2, 1) % 3
-    x = noise.normal(size=(6, 30)) + 4.0 * states
+    x = noise.normal(size=(6, 30)) * np.array([0.5, 1.0, 2.0])[states] + 6.0 * states
     rows = lv.Rows(x.reshape(-1), lengths=[30] * 6)
     return around(lv.fit(lv.models.HiddenMarkov(3, lv.emissions.Gaussian(1)), rows, lv.EM(restarts=5)), 0.05)
 

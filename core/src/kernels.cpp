@@ -1,6 +1,7 @@
 // The work of whole tables of chains: in lanes where that is exact, one after another where not, in log space where even
 // that is not. Built once for each instruction set.
 #include "bernoulli.h"
+#include "centres.h"
 #include "log_space.h"
 #include "normal.h"
 #include "scaled.h"
@@ -357,6 +358,9 @@ const Kernels kernels = {evidence,
                          normal_sums,
                          exponentials,
                          bernoulli_rows<double>,
-                         bernoulli_rows<float>};
+                         bernoulli_rows<float>,
+                         nearest,
+                         lloyd,
+                         seeds};
 
 }  // namespace LATENTVARS_ISA

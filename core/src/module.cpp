@@ -6,7 +6,6 @@
 #include <cmath>
 #include <vector>
 
-#include "centres.h"
 #include "mixture_module.h"
 #include "seeds.h"
 #include "shapes.h"
@@ -325,7 +324,7 @@ NB_MODULE(_core, m) {
         needs(centres, "centres", {centres.shape(0), at.shape(1)});
         needs(labels, "labels", {at.shape(0)});
         nb::gil_scoped_release free;
-        latentvars::nearest(points, centres.data(), centres.shape(0), labels.data());
+        build.kernels->nearest(points, centres.data(), centres.shape(0), labels.data());
     });
 
     m.def("lloyd", [](In<double> at, In<double> weights, Out<double> centres, int steps) {
@@ -333,17 +332,16 @@ NB_MODULE(_core, m) {
         needs(weights, "weights", {at.shape(0)});
         needs(centres, "centres", {centres.shape(0), at.shape(1)});
         nb::gil_scoped_release free;
-        latentvars::lloyd(points, centres.data(), centres.shape(0), steps);
+        build.kernels->lloyd(points, centres.data(), centres.shape(0), steps);
     });
 
-    m.def("approach", [](In<double> at, In<double> weights, In<double> centre, Out<double> distances, Out<double> chances) {
+    m.def("seeds", [](In<double> at, In<double> weights, In<double> uniforms, Out<std::int64_t> chosen) {
         const latentvars::Points points = points_of(at, weights.data());
         needs(weights, "weights", {at.shape(0)});
-        needs(centre, "centre", {at.shape(1)});
-        needs(distances, "distances", {at.shape(0)});
-        needs(chances, "chances", {at.shape(0)});
+        needs(chosen, "chosen", {uniforms.shape(0)});
+        if (at.shape(0) == 0) throw std::invalid_argument("points: at least one is needed");
         nb::gil_scoped_release free;
-        return latentvars::approach(points, centre.data(), distances.data(), chances.data());
+        build.kernels->seeds(points, uniforms.data(), uniforms.shape(0), chosen.data());
     });
 
     m.def("seed_words", [](nb::args numbers) {

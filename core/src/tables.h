@@ -46,6 +46,12 @@ struct Normals {
     int threads;
 };
 
+// S points [S, P], row by row.
+struct Points {
+    std::int64_t count, size;
+    const double *at, *weights;  // weights [S], or null
+};
+
 // One build of the kernels for each instruction set; the best that the processor has is taken at run time.
 struct Kernels {
     bool (*evidence)(const Chains&, double* total);
@@ -63,6 +69,9 @@ struct Kernels {
                       double* scores, double* slopes);
     void (*bits_narrow)(const float* logits, const float* values, std::int64_t rows, std::int64_t size, int threads,
                         float* scores, float* slopes);
+    void (*nearest)(const Points&, const double* centres, std::int64_t groups, std::int64_t* labels);
+    void (*lloyd)(const Points&, double* centres, std::int64_t groups, int steps);
+    void (*seeds)(const Points&, const double* uniforms, std::int64_t groups, std::int64_t* chosen);
 };
 
 }  // namespace latentvars

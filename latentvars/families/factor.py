@@ -16,7 +16,7 @@ from latentvars.distributions import FactorNormal
 from latentvars.distributions.operators import holds_numbers
 from latentvars.errors import SupportError
 from latentvars.families.base import Arguments, Family, MStep, Reference, Statistics
-from latentvars.families.normal import LOG_TWO_PI, MultivariateNormalFamily, scatter
+from latentvars.families.normal import LOG_TWO_PI, MultivariateNormalFamily, scatter, scattered
 
 MOMENTS = MultivariateNormalFamily()
 
@@ -47,16 +47,17 @@ class FactorNormalFamily(Family):
         return MOMENTS.statistics(factor, target, reference)
 
     def log_likelihood(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Tensor:
-        squares = scatter(arguments["loc"] - reference.centre, statistics)
-        xp, squares, loadings, scale = _arrays(squares, arguments["loadings"], _scale(arguments))
+        xp, loc, loadings, scale, centre, weight, first, second = _arrays(
+            arguments["loc"], arguments["loadings"], _scale(arguments), reference.centre, *_sums(statistics)
+        )
+        squares = scattered(loc - centre, weight, first, second)
         white, precision = _whitened(xp, loadings, scale)
-        along = xp.linalg.solve(xp.linalg.cholesky(precision), white.mT)
-        squares = squares / (scale[..., :, None] * scale[..., None, :])
-        distance = _trace(xp, squares) - ((along @ squares) * along).sum(-1).sum(-1)
+        root = xp.linalg.cholesky(precision)
+        along = xp.linalg.solve(root, white.mT) / scale[..., None, :]
+        distance = (_diagonal(xp, squares) / scale**2).sum(-1) - ((along @ squares) * along).sum(-1).sum(-1)
         size = white.shape[-2]
-        log_det = 2 * size * xp.log(scale).mean(-1) + xp.linalg.slogdet(precision)[1]
-        total = torch.as_tensor(size * LOG_TWO_PI + log_det) * statistics["weight"] + torch.as_tensor(distance)
-        return -0.5 * total.sum()
+        log_det = 2 * (size * xp.log(scale).mean(-1) + xp.log(_diagonal(xp, root)).sum(-1))
+        return torch.as_tensor(-0.5 * ((size * LOG_TWO_PI + log_det) * weight + distance).sum())
 
     def maximise(self, step: MStep, reference: Reference) -> Tensor:
         if step.selection.blocks != step.target.numel():
@@ -73,20 +74,24 @@ class FactorNormalFamily(Family):
         covariance = squares / weight[:, None, None]
         scale = _flat(_scale(step.arguments), step.target, 1)
         if step.argument == "loadings":
-            return step.finish(_loadings(covariance, scale, step.selection.event[1]), weight)
+            return step.finish(_loadings(torch, covariance, scale, step.selection.event[1]), weight)
         loadings = _flat(step.arguments["loadings"], step.target, 2)
-        return step.finish(_spread(step.argument, _noise(covariance, loadings, scale), reference), weight)
+        return step.finish(_spread(step.argument, _noise(torch, covariance, loadings, scale), reference), weight)
 
     def together(self, arguments: Arguments, statistics: Statistics, reference: Reference) -> Arguments | None:
-        weight, scale = statistics["weight"], _scale(arguments)
-        if not holds_numbers(weight, scale) or not float(weight) > 0:
+        xp, scale, centre, weight, first, second = _arrays(_scale(arguments), reference.centre, *_sums(statistics))
+        if xp is not np or not weight > 0:
             return None
-        offset = statistics["first"].numpy() / float(weight)
-        covariance = torch.as_tensor(statistics["second"].numpy() / float(weight) - offset[:, None] * offset)
-        loadings = _loadings(covariance, scale, arguments["loadings"].shape[-1])
+        offset = first / weight
+        covariance = second / weight - offset[:, None] * offset
+        loadings = _loadings(xp, covariance, scale, arguments["loadings"].shape[-1])
         spread = "scale" if "scale" in arguments else "shared_scale"
-        found = _spread(spread, _noise(covariance, loadings, scale), reference)
-        return {"loc": torch.as_tensor(offset) + reference.centre, "loadings": loadings, spread: found}
+        noise = torch.from_numpy(_noise(xp, covariance, loadings, scale))
+        return {
+            "loc": torch.from_numpy(offset + centre),
+            "loadings": torch.from_numpy(loadings),
+            spread: _spread(spread, noise, reference),
+        }
 
     def at_floor(self, argument: str, value: Tensor, reference: Reference) -> Tensor:
         return torch.zeros(value.shape[: value.dim() - self.events[argument]], dtype=torch.bool)
@@ -103,15 +108,16 @@ def _flat(value: Tensor, target: Size, events: int) -> Tensor:
     return value.expand(target + event).reshape(-1, *event)
 
 
-def _loadings(covariance: Tensor, scale: Tensor, factors: int) -> Tensor:
+def _loadings(xp: Any, covariance: Any, scale: Any, factors: int) -> Any:
     """The loadings of greatest likelihood given the noise, ``[B, D, L]``: of the covariance in units of the noise, the
     first L principal axes with variances less one (Lawley & Maxwell 1971, eq. 4.11)."""
-    scale = scale.expand(*scale.shape[:-1], covariance.shape[-1])
-    found = torch.linalg.eigh(covariance / (scale[..., :, None] * scale[..., None, :]))
-    xp, values, vectors, scale = _arrays(*found, scale)
-    values, vectors = xp.flip(values[..., -factors:], (-1,)), xp.flip(vectors[..., -factors:], (-1,))
-    vectors = xp.where(vectors.sum(-2)[..., None, :] < 0, -vectors, vectors)  # one of the two: the same in every run
-    return torch.as_tensor(scale[..., None] * vectors * xp.sqrt(xp.clip(values - 1, 0, None))[..., None, :])
+    values, vectors = torch.linalg.eigh(torch.as_tensor(covariance / (scale[..., :, None] * scale[..., None, :])))
+    if xp is np:
+        values, vectors = values.numpy(), vectors.numpy()
+    values, vectors = values[..., -factors:], vectors[..., -factors:]
+    sign = 1 - 2 * (vectors.sum(-2) < 0)  # one of the two: the same in every run
+    found = scale[..., None] * vectors * (sign * xp.sqrt(xp.clip(values - 1, 0, None)))[..., None, :]
+    return found[..., ::-1].copy() if xp is np else found.flip(-1)
 
 
 def _spread(argument: str, variance: Tensor, reference: Reference) -> Tensor:
@@ -122,16 +128,15 @@ def _spread(argument: str, variance: Tensor, reference: Reference) -> Tensor:
     return torch.maximum(variance, least).sqrt()
 
 
-def _noise(covariance: Tensor, loadings: Tensor, scale: Tensor) -> Tensor:
+def _noise(xp: Any, covariance: Any, loadings: Any, scale: Any) -> Any:
     """Variances of the noise after an M-step given loadings, ``[B, D]`` (Rubin & Thayer 1982, eq. 7)."""
-    xp, covariance, loadings, scale = _arrays(covariance, loadings, scale)
     white, precision = _whitened(xp, loadings, scale)
     inverse = xp.linalg.inv(precision)
     regression = inverse @ (white / scale[..., None]).mT  # E[z | x] = regression (x − μ)
     cross = covariance @ regression.mT
     second = inverse + regression @ cross
     explained = 2 * cross - loadings @ second
-    return torch.as_tensor(xp.einsum("...ii->...i", covariance) - (explained * loadings).sum(-1))
+    return _diagonal(xp, covariance) - (explained * loadings).sum(-1)
 
 
 def _whitened(xp: Any, loadings: Any, scale: Any) -> tuple[Any, Any]:
@@ -140,8 +145,12 @@ def _whitened(xp: Any, loadings: Any, scale: Any) -> tuple[Any, Any]:
     return white, white.mT @ white + xp.eye(loadings.shape[-1], dtype=loadings.dtype, device=loadings.device)
 
 
-def _trace(xp: Any, matrices: Any) -> Any:
-    return xp.einsum("...ii->...", matrices)
+def _diagonal(xp: Any, matrices: Any) -> Any:
+    return xp.einsum("...ii->...i", matrices)
+
+
+def _sums(statistics: Statistics) -> tuple[Tensor, Tensor, Tensor]:
+    return statistics["weight"], statistics["first"], statistics["second"]
 
 
 def _arrays(*values: Tensor) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pyro.distributions import MultivariateNormal, Normal, TorchDistribution, constraints
@@ -174,15 +175,16 @@ class MultivariateNormalFamily(Family):
 def _moments(factor: Factor, centre: Tensor) -> Statistics:
     """Statistics of one law of all rows, by products of some rows at a time."""
     value = factor.value
-    weights = factor.weights.to(value.dtype).expand(len(value))
-    weight, first, even = weights.sum(), torch.zeros_like(centre), bool((weights == 1).all())
-    second = torch.zeros(len(centre), len(centre), dtype=value.dtype, device=value.device)
+    weights = factor.weights.to(centre.dtype).expand(len(value))
+    first, second = torch.zeros_like(centre), centre.new_zeros(len(centre), len(centre))
+    even = bool((weights == 1).all())
+    block = centre.new_empty(min(BLOCK, len(value)), len(centre))  # the same memory for each, near the processor
     for low in range(0, len(value), BLOCK):
-        shifted, own = value[low : low + BLOCK] - centre, weights[low : low + BLOCK]
-        weighted = shifted if even else shifted * own[:, None]
-        first = first + weighted.sum(0)
-        second = second + weighted.mT @ shifted
-    return {"weight": weight, "first": first, "second": second}
+        part, own = value[low : low + BLOCK], weights[low : low + BLOCK]
+        shifted = torch.sub(part, centre, out=block[: len(part)])
+        first.addmv_(shifted.mT, own)
+        second.addmm_((shifted if even else shifted * own[:, None]).mT, shifted)
+    return {"weight": weights.sum(), "first": first, "second": second}
 
 
 def covariance_of(arguments: Mapping[str, Tensor]) -> Tensor:
@@ -195,9 +197,14 @@ def covariance_of(arguments: Mapping[str, Tensor]) -> Tensor:
 
 def scatter(loc: Tensor, statistics: Statistics) -> Tensor:
     """Σw(x − μ)(x − μ)ᵀ with μ and the statistics about the same centre."""
-    cross = loc.unsqueeze(-1) * statistics["first"].unsqueeze(-2)
-    square = loc.unsqueeze(-1) * loc.unsqueeze(-2)
-    return statistics["second"] - cross - cross.mT + square * statistics["weight"][..., None, None]
+    return scattered(loc, statistics["weight"], statistics["first"], statistics["second"])
+
+
+def scattered(loc: Any, weight: Any, first: Any, second: Any) -> Any:
+    """The same of tensors or of arrays."""
+    cross = loc[..., :, None] * first[..., None, :]
+    square = loc[..., :, None] * loc[..., None, :]
+    return second - cross - cross.mT + square * weight[..., None, None]
 
 
 def raised(covariance: Tensor, least_variance: Tensor) -> Tensor:

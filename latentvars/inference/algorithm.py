@@ -197,3 +197,10 @@ class Algorithm(Protocol):
         ...
 
     def posterior(self, state: Any) -> GlobalsPosterior: ...
+
+    def log_likelihood(self, state: Any, batch: Batch) -> float | None:
+        """Σ wₙ log p(xₙ) of a batch at the end, nats, where it costs nothing in its rows; None: they are to be scored.
+
+        Not finite where a row has no finite score.
+        """
+        ...

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from latentvars.errors import NumericalError, SupportError
@@ -187,8 +188,7 @@ class EM:
         trial = Trial() if self.accelerate else None
         table = None
         if isinstance(plan, Plan):
-            table = Tabulated.of(problem.program, plan, problem.rows)
-            table = table or FixedStatistics.of(problem.program, plan, problem.rows)
+            table = _table(problem, plan)
         closed = None if table is None else table.lifted(1)
         return EMState(problem.program, plan, dict(problem.start), trial=trial, table=table, closed=closed)
 
@@ -241,6 +241,22 @@ class EM:
 
     def posterior(self, state: EMState) -> PointMass:
         return PointMass(dict(state.judged))
+
+    def log_likelihood(self, state: EMState, batch: Batch) -> float | None:
+        """From statistics that do not depend on the globals, where there are such."""
+        if not isinstance(state.table, FixedStatistics):
+            return None
+        return state.table.expected(state.judged, batch, with_prior=False).objective
+
+
+def _table(problem: Problem, plan: Plan) -> Tabulated | FixedStatistics | None:
+    """The E-step by products, or of statistics that stay; None where it goes the general way."""
+    program, start = problem.program, problem.start
+    if problem.rows.observed is not None or problem.rows.known or plan.retained or program.roles.choices:
+        return None
+    with torch.no_grad():
+        run = program.trace(start, program.sketch)
+    return Tabulated.of(program, plan, start, run) or FixedStatistics.of(program, plan, run)
 
 
 def _maximised(state: EMState, total: Expected | SummedExpected) -> dict[str, Tensor]:

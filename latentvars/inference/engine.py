@@ -57,6 +57,7 @@ class Run:
         return self._fit(optima, self.whole)
 
     def _fit(self, optima: Optima | None, whole: Whole | None) -> Fit:
+        total = None if self.batch is None else self.algorithm.log_likelihood(self.state, self.batch)
         return Fit.of(
             self.program,
             self.rows,
@@ -69,6 +70,7 @@ class Run:
             state=self.state,
             optima=optima,
             whole=whole,
+            total=total,
         )
 
     def go(self, progress: bool | None) -> Run:

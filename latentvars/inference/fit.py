@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -70,6 +71,7 @@ class Fit:
         shared: the posterior of the discrete globals at the point; None where the model has none. What is read off row
             by row (latents, scores, predictions, imputations) is given their most probable value.
         extent: counts and log-likelihood of the rows of all processes; None where this one has them all.
+        total: what :attr:`log_likelihood` gives, where it is known without ``scores``.
     """
 
     program: Program
@@ -85,6 +87,7 @@ class Fit:
     optima: Optima | None = None
     shared: SharedPosterior | None = None
     extent: Extent | None = None
+    total: float | None = None
 
     @staticmethod
     def of(
@@ -100,12 +103,14 @@ class Fit:
         state: Any = None,
         optima: Optima | None = None,
         whole: Whole | None = None,
+        total: float | None = None,
     ) -> Fit:
         """Complete a fit with the log-likelihood of its rows at the point.
 
         Args:
             program, rows, algorithm, posterior, status, history, seed, seconds, state, optima: as the attributes.
             whole: the rows of all processes, each of which is completing its fit.
+            total: Σ wₙ log p(xₙ) at the point, nats, where it is known: rows are scored when they are asked for.
         """
         spread = whole if whole is not None and whole.shared else None
         add = None if spread is None else partial(_added, spread.backend)
@@ -113,10 +118,10 @@ class Fit:
         program = program if shared is None else program.given(shared.mode)
         point = posterior.point
         if spread is None:
-            scores = None if rows.streamed else row_scores(program, point, rows, seed)
-            return Fit(
-                program, rows, algorithm, posterior, status, history, scores, seed, seconds, state, optima, shared
-            )
+            total = total if total is not None and math.isfinite(total) else None
+            scores = None if rows.streamed or total is not None else row_scores(program, point, rows, seed)
+            known = (program, rows, algorithm, posterior, status, history, scores, seed, seconds, state, optima, shared)
+            return Fit(*known, total=total)
         extent, scores = Extent.of(spread, program, point, seed)
         return Fit(
             program, rows, algorithm, posterior, status, history, scores, seed, seconds, state, optima, shared, extent
@@ -185,6 +190,8 @@ class Fit:
 
     @cached_property
     def _total(self) -> float:
+        if self.total is not None:
+            return self.total
         return total_score(self.program, self.point, self.rows, self.seed, self.scores)
 
     @property
@@ -310,7 +317,12 @@ class Fit:
         rows = self.rows if data is None else self.conform(data)
         program = refined(self.program, self.point, rows, steps, derive(self.seed, 15))
         return replace(
-            self, program=program, rows=rows, scores=row_scores(program, self.point, rows, self.seed), extent=None
+            self,
+            program=program,
+            rows=rows,
+            scores=row_scores(program, self.point, rows, self.seed),
+            extent=None,
+            total=None,
         )
 
     @cached_property

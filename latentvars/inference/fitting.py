@@ -110,11 +110,11 @@ def fit(
         return _resumed(resume, data, algorithm, progress, backend, Checkpoint.of(checkpoint))
     known, saved = Restrictions(fixed or {}, tied or {}), Checkpoint.of(checkpoint)
     processes = (backend or Local()).joined()
-    rows = processes.together(lambda: bind(model, data, known)[0])
+    rows, bound = processes.together(lambda: bind(model, data, known))
     whole = Whole.of(rows, processes)
     _check_agreed(whole, (text(algorithm), seed, text(model), rows.schema.columns))
     processes.together(lambda: check_estimable(model, whole.telling))
-    work = Work(model, whole, algorithm, known, progress, saved)
+    work = Work(model, whole, algorithm, known, progress, saved, None if whole.scattered else bound)
     if processes.size > 1:
         start = _agreed_start(whole, start)
     if algorithm.restarts == 1:

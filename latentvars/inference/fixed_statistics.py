@@ -21,7 +21,8 @@ from latentvars.families import Selection, Statistics, without_wrappers
 from latentvars.inference.m_step import Expected, expected
 from latentvars.inference.m_step_plan import Leaf, Plan, all_leaves
 from latentvars.program import Program
-from latentvars.rows import ROWS_PLATE, Batch, Rows
+from latentvars.program.run import Run
+from latentvars.rows import ROWS_PLATE, Batch
 
 
 @dataclass
@@ -64,20 +65,22 @@ class FixedStatistics:
     held: Held = field(default_factory=Held, compare=False)
 
     @staticmethod
-    def of(program: Program, plan: Plan, rows: Rows) -> FixedStatistics | None:
-        """The E-step, or None where the model is another one."""
-        roles = program.roles
-        if rows.observed is not None or rows.known or plan.retained or roles.choices or roles.discrete:
+    def of(program: Program, plan: Plan, run: Run) -> FixedStatistics | None:
+        """The E-step, or None where the model is another one; of rows without gaps and known labels.
+
+        Args:
+            program, plan: the model and its M-step, which keeps no factor.
+            run: the model at any globals, on its sketch.
+        """
+        roles, local = program.roles, run.local
+        if roles.discrete:
             return None
         sources = [source for leaf in plan.leaves for source in leaf.sources.values()]
-        start = program.prior_draw(0)
-        with torch.no_grad():
-            local = program.trace(start, program.sketch).local
         own = {path for leaf in plan.leaves for path in leaf.paths}
         plain = own <= local.keys() and all(site.mask is None for site in local.values())
         if not plain or roles.continuous or not plan.leaves or any(source is None for source in sources):
             return None
-        flat = all(isinstance(without_wrappers(one), Flat) for one in program.global_sites(start).values())
+        flat = all(isinstance(without_wrappers(run.sites[name].fn), Flat) for name in program.space.names)
         rows_only = all(frozenset(site.frames.values()) == {ROWS_PLATE} for site in local.values())
         whole = rows_only and own == local.keys() and all(leaf.family.whole for leaf in plan.leaves)
         return FixedStatistics(program, plan, flat, whole)

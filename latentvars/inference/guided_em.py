@@ -129,3 +129,7 @@ class GuidedEM(ABC):
 
     def posterior(self, state: GuidedState) -> PointMass:
         return PointMass(dict(state.values))
+
+    def log_likelihood(self, state: GuidedState, batch: Batch) -> None:
+        """None: rows have to be scored."""
+        return None

@@ -145,29 +145,28 @@ def make_plan(program: Program, first: Batch, start: Mapping[str, Tensor], floor
         floor: least variance of a normal, as a share of the variance of the data.
     """
     probes = [probe(program, seed) for seed in PROBE_SEEDS]
-    runs = [
-        all_leaves(program.factor_distributions(values, sketch))
-        for values, sketch in zip(probes, program.sketches, strict=True)
-    ]
+    traced = [program.traced(values, sketch) for values, sketch in zip(probes, program.sketches, strict=True)]
+    runs = [all_leaves(run.factors(program.dtype)) for run in traced]
     leaves_found, retained, entries = [], [], {name: [] for name in program.space.names}
+    dependence = {path: _depends(factor, probes[0]) for path, factor in runs[0].items()}
     for path, factor in runs[0].items():
         leaf = _leaf(path, factor, runs[1][path], probes)
-        dependence = _depends(factor, probes[0])
-        if leaf is None and dependence:
+        if leaf is None and dependence[path]:
             retained.append(path)
-            for name in dependence:
+            for name in dependence[path]:
                 entries[name].append((path, None, ""))
-        elif leaf is not None and dependence:
+        elif leaf is not None and dependence[path]:
             leaves_found.append(leaf)
     merged = _merge(leaves_found)
     for leaf in merged:
-        dependent = {name for path in leaf.paths for name in _depends(runs[0][path], probes[0])}
+        dependent = {name for path in leaf.paths for name in dependence[path]}
         selected = {s.name for s in leaf.sources.values() if isinstance(s, Selection)}
         for argument, source in leaf.sources.items():
             names = {source.name} if isinstance(source, Selection) else dependent - selected if source is None else ()
             for name in names:
                 entries[name].append((leaf.name, leaf, argument))
-    rules = [_rule(program, name, entries[name], probes[0]) for name in program.space.names]
+    priors = {name: traced[0].sites[name].fn for name in program.space.names}
+    rules = [_rule(program, name, entries[name], probes[0], priors) for name in program.space.names]
     references = _references(program, merged, first, start, floor)
     plan = Plan(tuple(merged), tuple(retained), tuple(_ordered(rules)), references)
     return replace(plan, floors=_floors(program, plan, runs, probes, first, start, floor)) if floor else plan
@@ -272,10 +271,15 @@ def _compact(value: Tensor, target: Size, events: int = 0) -> Tensor:
     return value.reshape((*kept, *event))
 
 
-def _rule(program: Program, name: str, entries: list, values: dict[str, Tensor]) -> Rule:
+def _rule(
+    program: Program,
+    name: str,
+    entries: list,
+    values: dict[str, Tensor],
+    priors: Mapping[str, TorchDistribution],
+) -> Rule:
     """Closed form where there is one; otherwise the first reason why not."""
     enters = ", ".join(sorted({f"{path}.{argument}" if argument else path for path, _, argument in entries})) or "–"
-    priors = program.global_sites(values)
     prior = without_wrappers(priors[name])
     above = [other for other in priors if other != name and _prior_depends(priors[other], values[other], values[name])]
 

@@ -157,3 +157,7 @@ class OnlineEM:
 
     def posterior(self, state: OnlineState) -> PointMass:
         return PointMass(dict(state.values))
+
+    def log_likelihood(self, state: OnlineState, batch: Batch) -> None:
+        """None: rows have to be scored."""
+        return None

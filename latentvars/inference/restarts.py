@@ -47,6 +47,7 @@ class Work:
         known: what is known of the globals.
         progress: whether runs show a bar.
         checkpoint: where runs are written to.
+        bound: a copy of the model that no run has changed yet, where the rows were bound to one in this process.
     """
 
     model: LatentModel
@@ -55,6 +56,11 @@ class Work:
     known: Restrictions
     progress: bool | None = None
     checkpoint: Checkpoint | None = None
+    bound: Program | None = None
+
+    def first_program(self) -> Program:
+        """The copy of the model for the first run."""
+        return self.bound or self.program()
 
     def program(self) -> Program:
         """A copy of the model of its own, with the weights that the first process has."""
@@ -102,7 +108,7 @@ def tried(work: Work, seed: int, start: Mapping[str, Any] | Start | None, number
     """Run the starts of these numbers."""
     whole, algorithm = work.whole, work.algorithm
     seeds = {k: start_seed(seed, k) for k in numbers}
-    program = work.program()
+    program = work.first_program()
     long = LongRuns(work, program)
     ends = long.ends
     values = _starting_points(program, seeds, start, long)
@@ -174,7 +180,7 @@ def sound_end(work: Work, seed: int, start: Mapping[str, Any] | Start | None) ->
     rule = getattr(work.algorithm, "degenerate", Keep())
     for attempt in range(1 + (rule.times if isinstance(rule, Restart) else 0)):
         own = seed if attempt == 0 else derive(seed, 13, attempt)
-        program = work.program()
+        program = work.program() if attempt else work.first_program()
         values = work.starting_point(program, own, start if attempt == 0 else further(program, start))
         run = work.run(program, values, own)
         try:

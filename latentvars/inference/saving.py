@@ -46,6 +46,8 @@ class Savable(Protocol):
     @property
     def scores(self) -> Tensor | None: ...
     @property
+    def total(self) -> float | None: ...
+    @property
     def extent(self) -> object | None: ...
     @property
     def seed(self) -> int: ...
@@ -103,6 +105,7 @@ def _write(fit: Savable, path: Path, overwrite: bool, data: bool, digest: str | 
         "status": fit.status.name,
         "seed": fit.seed,
         "seconds": fit.seconds,
+        "log_likelihood": fit.total,
         "dtype": str(fit.program.dtype).removeprefix("torch."),
         "schema": encode(dataclasses.asdict(fit.rows.schema), tensors, "schema"),
         "rows": len(fit.rows),

@@ -265,6 +265,10 @@ class SVI:
             return PointMass({name: value.detach() for name, value in state.guide.point().items()})
         return Variational(state.guide)
 
+    def log_likelihood(self, state: SVIState, batch: Batch) -> None:
+        """None: rows have to be scored."""
+        return None
+
     def _step(self, state: SVIState, batch: Batch, position: int) -> Step:
         """Batches of one update share their draws of the globals."""
         draws = 1 if self.importance else self.particles

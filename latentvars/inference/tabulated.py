@@ -30,7 +30,8 @@ from latentvars.inference.points import Points
 from latentvars.kernels.chains import Chains, Expectation, Observed, Posterior, expected, posterior
 from latentvars.kernels.mixtures import Normals
 from latentvars.program import Program
-from latentvars.rows import Batch, Rows
+from latentvars.program.run import Run
+from latentvars.rows import Batch
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Tabulated:
     Attributes:
         program: the model.
         plan: its M-step.
+        start: any globals.
         site: name of the site.
         leaf: its emission.
         table: the table of the emission.
@@ -64,6 +66,7 @@ class Tabulated:
 
     program: Program
     plan: Plan
+    start: Mapping[str, Tensor]
     site: str
     leaf: Leaf
     table: Table
@@ -72,16 +75,15 @@ class Tabulated:
     held: Held = field(default_factory=Held, compare=False)
 
     @staticmethod
-    def of(program: Program, plan: Plan, rows: Rows) -> Tabulated | None:
-        """The tabulated E-step of a model, or None where it does not have one."""
-        if rows.observed is not None or rows.known or plan.retained or program.roles.choices:
-            return None
-        if program.dtype != torch.float64:
-            return None
-        sketch = program.sketch
-        with torch.no_grad():
-            run = program.trace(program.prior_draw(0), sketch)
-        if len(run.local) != 1:
+    def of(program: Program, plan: Plan, start: Mapping[str, Tensor], run: Run) -> Tabulated | None:
+        """The tabulated E-step of a model, or None where it does not have one; of rows without gaps and known labels.
+
+        Args:
+            program, plan: the model and its M-step, which keeps no factor.
+            start: any globals.
+            run: the model at them, on its sketch.
+        """
+        if program.dtype != torch.float64 or len(run.local) != 1:
             return None
         (site,) = run.local.values()
         fn = _collapsed(site.fn)
@@ -90,13 +92,13 @@ class Tabulated:
         leaf = next((one for one in plan.leaves if one.paths == (f"{site.name}.{_part(fn)}",)), None)
         if leaf is None or leaf.target[:1] != Size([fn.labels]) or not _is_shared(fn):
             return None
-        lengths = sketch.lengths if isinstance(fn, HiddenMarkov) else None
+        lengths = program.sketch.lengths if isinstance(fn, HiddenMarkov) else None
         law, value = without_wrappers(_emission(fn)), _flat(site.value, lengths)
         table = table_of(leaf.family, leaf.family.arguments(law), law, value, leaf.target)
         if table is None or value.device.type != "cpu":
             return None
-        direct, rules = _is_direct(program, plan, fn), NormalRules.of(plan, leaf, table)
-        return Tabulated(program, plan, site.name, leaf, table, direct, rules)
+        direct, rules = _is_direct(program, plan, fn, run), NormalRules.of(plan, leaf, table)
+        return Tabulated(program, plan, start, site.name, leaf, table, direct, rules)
 
     def lifted(self, starts: int) -> Lifted | None:
         """The M-step of several starts; None where it has more than closed forms."""
@@ -107,7 +109,7 @@ class Tabulated:
         if self.held.batch is batch and self.held.points is not None:
             return self.held.points
         with torch.no_grad():
-            site = self.program.trace(self.program.prior_draw(0), batch).sites[self.site]
+            site = self.program.trace(self.start, batch).sites[self.site]
         fn = _collapsed(site.fn)
         assert fn is not None
         lengths = batch.lengths if isinstance(fn, HiddenMarkov) else None
@@ -308,11 +310,11 @@ def _collapsed(fn: Any) -> Mixture | HiddenMarkov | None:
     return fn if isinstance(fn, Mixture | HiddenMarkov) and fn.known is None else None
 
 
-def _is_direct(program: Program, plan: Plan, fn: Mixture | HiddenMarkov) -> bool:
+def _is_direct(program: Program, plan: Plan, fn: Mixture | HiddenMarkov, run: Run) -> bool:
     parts = 2 if isinstance(fn, Mixture) else 3
     chosen = all(source is not None for leaf in plan.leaves for source in leaf.sources.values())
-    priors = program.global_sites(program.prior_draw(0)).values()
-    return len(plan.leaves) == parts and chosen and all(isinstance(without_wrappers(one), Flat) for one in priors)
+    priors = [without_wrappers(run.sites[name].fn) for name in program.space.names]
+    return len(plan.leaves) == parts and chosen and all(isinstance(one, Flat) for one in priors)
 
 
 def _emission(fn: Mixture | HiddenMarkov) -> Any:

@@ -194,17 +194,19 @@ class Program:
 
         Continuous locals stand where a run of the guide drew them, any one where none is given.
         """
-        one = torch.ones((), dtype=self.dtype)
-        run = self.trace(values, batch, guide or self.guided(batch, 0))
-        return {name: Factor(site.fn, site.value, one) for name, site in run.local.items()}
+        return self.traced(values, batch, guide).factors(self.dtype)
+
+    def traced(self, values: Mapping[str, Tensor], batch: Batch, guide: Run | None = None) -> Run:
+        """:meth:`trace`, continuous locals where a run of the guide drew them, any one where none is given."""
+        return self.trace(values, batch, guide or self.guided(batch, 0))
 
     def prior(self, values: Mapping[str, Tensor]) -> Tensor:
         """Log density of the globals, scalar, nats."""
-        return self.trace(values, self.sketch, self.guided(self.sketch, 0)).outside(self.dtype)
+        return self.traced(values, self.sketch).outside(self.dtype)
 
     def global_sites(self, values: Mapping[str, Tensor]) -> dict[str, TorchDistribution]:
         """The priors of the globals at ``values``."""
-        run = self.trace(values, self.sketch, self.guided(self.sketch, 0))
+        run = self.traced(values, self.sketch)
         return {name: run.sites[name].fn for name in self.space.names}
 
     def prior_draw(self, seed: int) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from pyro.distributions import TorchDistribution
 from pyro.ops.packed import pack
 from torch import Tensor
 
+from latentvars.contract import Factor
 from latentvars.program.elimination import Term, eliminate, marginal
 from latentvars.program.labels import Labelled, where_possible
 from latentvars.rows import ROWS_PLATE
@@ -91,6 +92,11 @@ class Run:
     def local(self) -> dict[str, Site]:
         """The sites inside the rows plate."""
         return {name: site for name, site in self.sites.items() if site.local}
+
+    def factors(self, dtype: torch.dtype) -> dict[str, Factor]:
+        """The complete-data factors of the local sites with unit weights."""
+        one = torch.ones((), dtype=dtype)
+        return {name: Factor(site.fn, site.value, one) for name, site in self.local.items()}
 
     def log_probs(self) -> dict[str, Tensor]:
         """Log densities of the local sites."""

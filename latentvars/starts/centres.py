@@ -21,14 +21,9 @@ def sample(weights: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 def seeds(points: Tensor, weights: Tensor, groups: int, generator: torch.Generator) -> Tensor:
     """k-means++ seeding (Arthur & Vassilvitskii 2007, section 2.2) with weights, ``[K, P]``."""
-    x, weight = _doubles(points), _doubles(weights)
-    distance, left = np.full(len(x), np.inf), np.empty(len(x))
-    chance, chosen = weights, []
-    for _ in range(groups):
-        one = int(torch.multinomial(chance, 1, generator=generator))
-        chosen.append(one)
-        # with fewer distinct points than groups all have the same chance again
-        chance = torch.from_numpy(left) if _core.approach(x, weight, x[one], distance, left) else weights
+    uniforms = torch.rand(groups, generator=generator, dtype=torch.float64)
+    chosen = torch.empty(groups, dtype=torch.int64)
+    _core.seeds(_doubles(points), _doubles(weights), uniforms.numpy(), chosen.numpy())
     return points[chosen]
 
 

@@ -235,7 +235,7 @@ def blurred(grouping: Grouping, points: Points, groups: int, blur: float, genera
     found = grouping.memberships(points, groups, generator)
     if not grouping.chance:
         return found
-    noise = torch.empty(found.shape, dtype=found.dtype).exponential_(generator=generator) + LEAST_NOISE
+    noise = LEAST_NOISE - torch.log1p(-torch.rand(found.shape, dtype=found.dtype, generator=generator))
     return (1 - blur) * found + blur * noise / noise.sum(-1, keepdim=True)
 
 

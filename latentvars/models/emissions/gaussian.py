@@ -18,6 +18,7 @@ from latentvars.models.priors import Priors
 
 BLUR = 0.02
 FIRST = 1_000  # rows
+TOGETHER = 100_000  # numbers of residuals that are multiplied together
 
 
 def Gaussian(features: int | None = None, covariance: str = "full") -> GaussianEmission:
@@ -68,7 +69,9 @@ class FullGaussian:
 
     def start(self, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
         loc = _locs(x, weights)
-        scatter = torch.stack([_scatter(x, weights[:, k], loc[k]) for k in range(len(loc))])
+        some = max(1, TOGETHER // x.numel())
+        parts = zip(weights.mT.split(some), loc.split(some), strict=True)
+        scatter = torch.cat([_scatter(x, own, centres[:, None]) for own, centres in parts])
         total = (weights.sum(0) + PSEUDO_ROWS)[:, None, None]
         return {"loc": loc, "covariance": (scatter + PSEUDO_ROWS * _overall_covariance(x)) / total}
 
@@ -248,8 +251,9 @@ def _locs(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def _scatter(x: Tensor, weights: Tensor, loc: Tensor) -> Tensor:
+    """Σ w (x − loc)(x − loc)ᵀ of ``weights [..., S]``, ``[..., D, D]``."""
     centred = x - loc
-    return (centred * weights[:, None]).mT @ centred
+    return (centred * weights[..., None]).mT @ centred
 
 
 def _overall_covariance(x: Tensor) -> Tensor:
