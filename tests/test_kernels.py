@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -227,6 +229,29 @@ def test_the_most_probable_path_of_a_long_chain(states: int) -> None:
     moves = np.repeat(given.transition[0], 399, 0)
     *_, path = by_step(given.initial[0], moves, given.log_emission[:400])
     assert viterbi(given)[:400].tolist() == path
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("states", [1, 2, 5, 8, 17, 29, 50, 260])
+def test_the_most_probable_paths_of_chains_side_by_side(states: int, single: bool) -> None:
+    """Ragged, so that those that go abreast end one after another; a state that cannot be left is among them."""
+    transition = mixing(states)
+    transition[-1] = np.eye(states)[-1]
+    given = chains(transition, [3, 70, 1, 40, 40, 2, 66, 9, 35], 2.0)
+    table = given.log_emission.astype(np.float32 if single else np.float64)
+    paths = viterbi(replace(given, log_emission=table))
+    with np.errstate(divide="ignore"):
+        initial, moves = np.log(given.initial[0]), np.log(transition)
+    for low, size in zip(given.begins, given.lengths, strict=True):
+        best, origins = initial + table[low], []
+        for row in table[low + 1 : low + size].astype(np.float64):
+            scores = best[:, None] + moves
+            origins.append(scores.argmax(0))
+            best = scores.max(0) + row
+        path = [int(best.argmax())]
+        for origin in reversed(origins):
+            path.insert(0, int(origin[path[0]]))
+        assert paths[low : low + size].tolist() == path
 
 
 def test_a_million_steps_cut_into_chunks_equal_an_uncut_recursion() -> None:

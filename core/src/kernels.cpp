@@ -288,9 +288,14 @@ void smooth(const Chains& c, const double* states, const double* steps, const do
 }
 
 void paths(const Chains& c, std::int64_t* paths) {
-    const bool narrow = c.states <= 256;
-    each(c.count, c.threads, [&](std::int64_t row) {
-        (narrow ? most_likely<std::uint8_t> : most_likely<std::int32_t>)(c, row, paths + c.begins[row]);
+    const std::size_t share = (c.count + c.threads - 1) / std::max(c.threads, 1);
+    const std::size_t ways = c.moves == 1 ? std::clamp<std::size_t>(share, 1, ABREAST) : 1;
+    std::vector<Numbers> groups;
+    for (const Numbers& rows : by_matrix(c))
+        for (std::size_t low = 0; low < rows.size(); low += ways)
+            groups.emplace_back(rows.begin() + low, rows.begin() + std::min(low + ways, rows.size()));
+    each(groups.size(), c.threads, [&](std::int64_t x) {
+        (c.states <= 256 ? most_likely<std::uint8_t> : most_likely<std::int32_t>)(c, groups[x], paths);
     });
 }
 
