@@ -2,6 +2,7 @@
 // that is not. Built once for each instruction set.
 #include "bernoulli.h"
 #include "centres.h"
+#include "gelu.h"
 #include "log_space.h"
 #include "normal.h"
 #include "scaled.h"
@@ -364,6 +365,7 @@ const Kernels kernels = {evidence,
                          exponentials,
                          bernoulli_rows<double>,
                          bernoulli_rows<float>,
+                         gelu,
                          nearest,
                          lloyd,
                          seeds};

@@ -319,6 +319,14 @@ NB_MODULE(_core, m) {
         bernoulli_rows(build.kernels->bits_narrow, logits, values, threads, scores, slopes);
     });
 
+    m.def("gelu", [](In<float> x, int threads, Out<float> values, Out<float> slopes) {
+        if (x.ndim() != 1) throw std::invalid_argument("x: [M] is needed");
+        needs(values, "values", {x.shape(0)});
+        needs(slopes, "slopes", {x.shape(0)});
+        nb::gil_scoped_release free;
+        build.kernels->gelu(x.data(), x.shape(0), threads, values.data(), slopes.data());
+    });
+
     m.def("nearest", [](In<double> at, In<double> centres, Out<std::int64_t> labels) {
         const latentvars::Points points = points_of(at, nullptr);
         needs(centres, "centres", {centres.shape(0), at.shape(1)});

@@ -69,6 +69,7 @@ struct Kernels {
                       double* scores, double* slopes);
     void (*bits_narrow)(const float* logits, const float* values, std::int64_t rows, std::int64_t size, int threads,
                         float* scores, float* slopes);
+    void (*gelu)(const float* x, std::int64_t size, int threads, float* values, float* slopes);
     void (*nearest)(const Points&, const double* centres, std::int64_t groups, std::int64_t* labels);
     void (*lloyd)(const Points&, double* centres, std::int64_t groups, int steps);
     void (*seeds)(const Points&, const double* uniforms, std::int64_t groups, std::int64_t* chosen);

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from latentvars.distributions.bernoulli_rows import in_torch
+from latentvars.distributions import bernoulli_rows, gelu
 
 VARIABLE = "LATENTVARS_CACHE"
 FORMAT = 1  # of what is hashed
@@ -26,7 +26,10 @@ FORMAT = 1  # of what is hashed
 Code = Callable[..., Any]
 
 # operators of our own that a compiler does better to see through
-WRITTEN_OUT: Mapping[Any, Code] = {torch.ops.latentvars.bernoulli_rows.default: in_torch}
+WRITTEN_OUT: Mapping[Any, Code] = {
+    torch.ops.latentvars.bernoulli_rows.default: bernoulli_rows.in_torch,
+    torch.ops.latentvars.gelu.default: gelu.in_torch,
+}
 
 
 class NoCompiler(Exception):

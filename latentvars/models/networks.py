@@ -11,12 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from latentvars.distributions.gelu import gelu
 from latentvars.errors import SettingError
+
+
+@final
+class Gelu(nn.Module):
+    """``nn.GELU()``, of which the core finds values and slopes in one pass where it can."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gelu(x)
+
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
-    "gelu": nn.GELU,
+    "gelu": Gelu,
     "silu": nn.SiLU,
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,
