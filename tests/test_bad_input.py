@@ -214,6 +214,17 @@ class OutsideThePlate:
             pyro.sample("x", dist.Normal(loc[z], 1.0), obs=rows.x)
 
 
+class Writing:
+    """To a view of its rows."""
+
+    def model(self, rows: lv.Batch) -> None:
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        x = rows.x
+        x[:1].mul_(0.5)
+        with rows.plate():
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+
 class ObservedOutsideThePlate:
     def model(self, rows: lv.Batch) -> None:
         loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
@@ -349,6 +360,7 @@ class NotCopyable:
 BROKEN: dict[str, tuple[Callable[[], Any], type[LatentVarsError], tuple[str, ...]]] = {
     "local outside the plate": (OutsideThePlate, ModelError, ("'z'", "rows.plate()")),
     "observation outside the plate": (ObservedOutsideThePlate, ModelError, ("'x'", "rows.plate()")),
+    "rows written to": (Writing, ModelError, ("Writing.model", "rows.x", "clone()")),
     "a plate of its own": (PlateOfItsOwn, ModelError, ("'x'", "rows.plate()")),
     "discrete global": (DiscreteGlobal, SupportError, ("'many'", "Poisson")),
     "no guide": (NoGuide, ModelError, ("'height'", "guide(rows)")),

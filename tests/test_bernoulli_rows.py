@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from latentvars.capture import compiled, folded
@@ -49,6 +50,21 @@ def test_extreme_logits_lose_nothing(dtype: torch.dtype, tolerance: float) -> No
     torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=1e-37)
     torch.testing.assert_close(slopes.double(), bits - torch.sigmoid(wide), rtol=tolerance, atol=tolerance)
     assert bool(scores(torch.full((1, 3), torch.nan, dtype=dtype), torch.ones(1, 3, dtype=dtype))[0].isnan())
+    torch.testing.assert_close(in_torch(logits, x)[0].double(), wanted, rtol=10 * tolerance, atol=1e-37)
+    ends = torch.tensor([torch.inf, -torch.inf], dtype=dtype)[:, None]
+    for bit, certain in ((0.0, [-torch.inf, 0.0]), (1.0, [0.0, -torch.inf])):
+        for way in (scores, in_torch):
+            assert way(ends, torch.full_like(ends, bit))[0].tolist() == certain
+
+
+def test_a_derivative_that_goes_forward_is_that_of_torch() -> None:
+    """Of dual numbers, of which only torch's own operations know."""
+    logits, x = data(4, 3, torch.float64)
+    along = torch.ones_like(logits)
+    with forward_ad.dual_level(), torch.no_grad():
+        dual = forward_ad.make_dual(logits, along)
+        found = forward_ad.unpack_dual(bernoulli_rows(dual).log_prob(x)).tangent
+    torch.testing.assert_close(found, (x - torch.sigmoid(logits)).sum(-1))
 
 
 def test_results_do_not_depend_on_threads_and_neighbours() -> None:

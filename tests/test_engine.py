@@ -22,8 +22,9 @@ import user_models
 from torch import Tensor, nn
 
 import latentvars as lv
-from latentvars.errors import NumericalError
+from latentvars.errors import NumericalError, SettingError
 from latentvars.inference.algorithm import OneByOne, Problem
+from latentvars.inference.extent import Extent
 from latentvars.program import Bound
 from latentvars.randomness import derive
 
@@ -536,3 +537,11 @@ def test_the_closed_form_of_the_divergence_equals_its_sampled_mean() -> None:
     assert float((closed - sampled).abs().max()) < 0.8
     assert float((closed - sampled).mean().abs()) < 0.1
     assert not torch.equal(closed, sampled)
+
+
+def test_a_state_of_one_process_is_not_resumed_by_several() -> None:
+    """Its steps are as long as one share of the rows wants them."""
+    found = lv.fit(mixture(), column(), lv.SVI(passes=1), progress=False)
+    others = replace(found, extent=Extent(2, 6, 6.0, 6.0, -1.0, ()))
+    with pytest.raises(SettingError, match=r"start=fit\.point"):
+        lv.fit(mixture(), column(), lv.SVI(passes=2), resume=others, progress=False)

@@ -79,3 +79,51 @@ def large(function: Function, *, exact: bool) -> int:
 @pytest.mark.parametrize(("function", "most"), [(slopes, 0.7), (difference, 0.8), (kept, 0.7)])
 def test_less_is_done_with_large_values(function: Function, most: float) -> None:
     assert large(function, exact=False) <= most * large(function, exact=True)
+
+
+def written_whole(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """A value that is changed after a product was taken of it."""
+    y = x * 2.0 + 1.0
+    z = y * scale
+    y.add_(1.0)
+    return z.sum(1) + 0.0 * y.sum(0)
+
+
+def written_in_part(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    y = x - loc
+    z = y * scale - 3.0 * y
+    y[:, :, 0] = 5.0
+    return z.sum(1) + 0.0 * y.sum(1)
+
+
+def factor_written(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    small = scale + 1.0
+    z = (x - loc) * small
+    small.mul_(2.0)
+    return z.sum(1) + 0.0 * small[:, 0]
+
+
+def by_zero(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    return (((x - loc).square() * scale) / 0.0).sum(1) + ((x * scale) * 1e200 * 1e200 * 1e-200 * 1e-200).sum(1)
+
+
+def of_little(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Numbers far from one, whose squares cannot be told from zero in single precision."""
+    y = (1e-23 * x).float() / (1e-23 * scale[0]).float()
+    return (y * y).sum(0).double()
+
+
+def of_two_kinds(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    count = (4e9 * scale.sign()).long()
+    whole = ((x.long() * 0 + 3) * count).sum(1)
+    return (x.float() * scale[0, 0, 0]).sum(1).mean() + (x.float() * scale).sum(1) + whole
+
+
+@pytest.mark.parametrize("function", [written_whole, written_in_part, factor_written, by_zero, of_little, of_two_kinds])
+def test_what_cannot_be_deferred_is_not(function: Function) -> None:
+    given = examples()
+    recorded = capture(function, *given, dtype=torch.float64)
+    wanted = function(*given)
+    found = folded(recorded, exact=False)(*given)
+    assert found.dtype == wanted.dtype
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-12, equal_nan=True)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import norm
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from latentvars.capture import compiled, folded
 from latentvars.capture.recording import capture
@@ -96,6 +97,13 @@ def test_second_derivatives_and_vmap() -> None:
     for at in (0, 1):
         for one, other in zip(torch.vmap(activated.operator, at)(x.detach()), in_torch(x.detach()), strict=True):
             torch.testing.assert_close(one, other.movedim(at, 0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_derivative_that_goes_forward_is_that_of_torch() -> None:
+    x = torch.linspace(-3, 3, 9)
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(gelu(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
+    torch.testing.assert_close(found, in_torch(x)[1])
 
 
 def test_torch_finds_the_operator_in_order() -> None:

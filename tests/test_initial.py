@@ -370,7 +370,7 @@ def test_seeds_are_drawn_by_weight_and_then_by_squared_distance() -> None:
 
 
 def test_k_means_steps_are_weighted_means_of_the_nearest() -> None:
-    """Against scipy's distances; a centre without points stays, ties go to the first, few steps end early."""
+    """Against scipy's distances; a centre without points stays, ties go to the first."""
     noise = np.random.default_rng(0)
     x, weights = noise.normal(size=(500, 3)), noise.random(500)
     at = np.concatenate([x[:5], [[50.0, 50.0, 50.0]]])

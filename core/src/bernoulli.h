@@ -83,7 +83,8 @@ void bernoulli_rows(const T* logits, const T* values, std::int64_t rows, std::in
                 const typename L::Vec e = decay<T>(above ? -l : l), one = 1 / (1 + e);
                 const typename L::Vec slope = x - (above ? one : e * one);
                 std::memcpy(to, &slope, sizeof slope);
-                block += x * l - (above ? l : typename L::Vec{}) - log_one_plus<T>(e);
+                const typename L::Vec away = x - (above ? typename L::Vec{} + 1 : typename L::Vec{});
+                block += (away == 0 ? away : away * l) - log_one_plus<T>(e);
             };
             while (at < size) {
                 const std::int64_t end = std::min(size, at + VECTORS_A_BLOCK * L::WIDTH);

@@ -2,11 +2,13 @@
 
 A large value is kept as a base times a small factor as long as it is only negated, scaled, multiplied or divided; sums
 along which the factor does not change are taken of the base. Products are taken in another order, so results change by
-rounding.
+rounding; two large values are multiplied before their factors in double precision alone, whose range has room for it.
+What is written to in place stays as it is.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,18 +89,30 @@ class _Factoring:
             return None
         one = self._of(left)
         if isinstance(right, int | float):
-            return Scaled(one.base, one.small, one.number * right if name == "mul" else one.number / right)
+            return self._numbered(one.base, one.small, one.number, right, name)
         small = self._small(right, form)
         if small is not None:
             return Scaled(one.base, self._product(one.small, small, name), one.number)
-        if not self._is_large(right, form):
+        if not self._is_large(right, form) or form.dtype != torch.float64:
             return None
         other = self._of(right)
         if one.base is left and other.base is right:
             return None
+        found = self._numbered(one.base, one.small, one.number, other.number, name)
+        if found is None:
+            return None
         base = self._made(node.target, one.base, other.base)
-        number = one.number * other.number if name == "mul" else one.number / other.number
-        return Scaled(base, one.small if other.small is None else self._product(one.small, other.small, name), number)
+        small = one.small if other.small is None else self._product(one.small, other.small, name)
+        return Scaled(base, small, found.number)
+
+    @staticmethod
+    def _numbered(base: Node, small: Node | None, number: float, by: float, name: str) -> Scaled | None:
+        """A value times or over a number; None where that leaves the range of numbers."""
+        if name == "div" and by == 0:
+            return None
+        found = number * by if name == "mul" else number / by
+        lost = found == 0 and number != 0 and by != 0
+        return None if lost or not math.isfinite(found) else Scaled(base, small, found)
 
     def _total(self, node: Node) -> Node | None:
         """A sum of large values whose factors do not change along it; None where it is no such thing."""
@@ -147,7 +161,9 @@ class _Factoring:
 
     def _is_large(self, value: Any, form: Tensor) -> bool:
         own = form_of(value)
-        return own is not None and own.shape == form.shape and self._small(value, form) is None
+        if own is None or own.shape != form.shape or own.dtype != form.dtype or value in self.touched:
+            return False
+        return self._small(value, form) is None
 
     def _of(self, node: Any) -> Scaled:
         return self.scaled.get(node, Scaled(node))
@@ -156,8 +172,9 @@ class _Factoring:
         """A value that is repeated to a form, before it is; None where it is not."""
         base: Any = value.args[0] if isinstance(value, Node) and name_of(value) == "expand" else value
         own = form_of(base)
-        small = own is not None and own.is_floating_point() and own.numel() * SMALLER <= form.numel()
-        return base if small else None
+        if own is None or own.dtype != form.dtype or value in self.touched or base in self.touched:
+            return None
+        return base if own.numel() * SMALLER <= form.numel() else None
 
     def _product(self, one: Node | None, other: Node, name: str) -> Node:
         if one is None:

@@ -37,7 +37,7 @@ def folded(graph: GraphModule, *, exact: bool = True) -> GraphModule:
         graph: changed in place.
         exact: every operation that is left gives what it gave before, to the bit (but for the sign of a zero).
             Otherwise values that are repeated are not copied, and factors that they share are multiplied last, so that
-            results round otherwise; it is faster.
+            results round otherwise, and may leave the range of numbers elsewhere; it is faster.
     """
     graph.graph.set_codegen(CodeGen())  # tensors in, tensors out: no trees to take apart
     folding = _Folding(graph, exact)

@@ -21,7 +21,7 @@ from torch.fx import GraphModule
 from latentvars.distributions import bernoulli_rows, gelu
 
 VARIABLE = "LATENTVARS_CACHE"
-FORMAT = 1  # of what is hashed
+FORMAT = 2  # of what is hashed, and of WRITTEN_OUT, which the hash does not see
 
 Code = Callable[..., Any]
 

@@ -79,4 +79,6 @@ scores.operator.register_autograd(_slopes, setup_context=_keep)
 
 def in_torch(logits: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """The same by operations of torch, which a compiler can merge with others."""
-    return (value * logits - torch.nn.functional.softplus(logits)).sum(-1), value - torch.sigmoid(logits)
+    step = (logits > 0).to(logits.dtype)
+    found = torch.where(value == step, 0.0, (value - step) * logits) - torch.log1p(torch.exp(-logits.abs()))
+    return found.sum(-1), value - torch.sigmoid(logits)

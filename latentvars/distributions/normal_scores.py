@@ -19,7 +19,7 @@ from torch._C._functorch import (  # type: ignore[import-not-found]
 )
 from torch.distributions import Independent
 
-from latentvars.distributions.operators import operator
+from latentvars.distributions.operators import has_tangent, operator
 
 WIDEST = 64  # features beyond which products of whole matrices are faster than what is fused
 
@@ -80,8 +80,10 @@ def normal_of_points(components: Any, value: Tensor) -> tuple[Tensor, Tensor] | 
 
 
 def is_served(value: Tensor) -> bool:
-    """Whether the operator can work on a value: on a CPU, and not inside ``torch.func.grad``, which knows no operators
-    of one's own."""
+    """Whether the operator can work on a value: on a CPU, and not inside ``torch.func.grad`` or with a derivative that
+    goes forward, which know no operators of one's own."""
+    if has_tangent(value):
+        return False
     while is_functorch_wrapped_tensor(value):
         if is_gradtrackingtensor(value):
             return False

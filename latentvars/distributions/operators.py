@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor  # type: ignore[import-not-found]
+from torch.autograd import forward_ad
 
 from latentvars.distributions.normal_blocks import is_recorded
 
@@ -48,5 +49,11 @@ def needs_derivatives(*values: Tensor) -> bool:
 
 
 def is_plain(value: Tensor) -> bool:
-    """Whether a value holds numbers on a CPU: not while a graph is captured or mapped."""
-    return type(value) is Tensor and value.device.type == "cpu" and not is_functorch_wrapped_tensor(value)
+    """Whether a value holds numbers alone on a CPU: not while a graph is captured or mapped, and without a tangent."""
+    plain = type(value) is Tensor and value.device.type == "cpu" and not is_functorch_wrapped_tensor(value)
+    return plain and not has_tangent(value)
+
+
+def has_tangent(value: Tensor) -> bool:
+    """Whether a derivative goes forward with a value, as no operator of ours knows (``torch.autograd.forward_ad``)."""
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None

@@ -221,6 +221,12 @@ def _resumed(
     rows = processes.together(lambda: _same_rows(resume, data, algorithm))
     whole = Whole.of(rows, processes)
     _check_agreed(whole, (text(algorithm), resume.seed, len(resume.history), _printed(resume.point)))
+    if resume.state is not None and whole.shared != (resume.extent is not None):
+        raise SettingError(
+            given="a fit of rows in one process to be resumed by several, or the other way round",
+            needed="the processes of the earlier fit",
+            remedy="begin a new fit where it ended: lv.fit(..., start=fit.point)",
+        )
     program, state = _unshared(resume.program.given({}), resume.state)
     known = Restrictions(program.space.fixed, program.space.tied)
     work = Work(resume.model, whole, algorithm, known, progress, checkpoint)

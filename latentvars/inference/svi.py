@@ -83,7 +83,8 @@ class Gradient:
 
 
 def _combined(pair: Sequence[Tensor | None], shares: Sequence[float]) -> Tensor | None:
-    parts = [part * share for part, share in zip(pair, shares, strict=True) if part is not None]
+    both = zip(pair, shares, strict=True)
+    parts = [part if share == 1 else part * share for part, share in both if part is not None]
     return sum(parts[1:], parts[0]) if parts else None
 
 

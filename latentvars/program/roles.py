@@ -90,7 +90,29 @@ def check_observed(model: LatentModel, batch: Batch, dtype: torch.dtype) -> None
 
 
 def _quiet_run(function: Any, batch: Batch, dtype: torch.dtype) -> Run:
-    """One plain run, validated, in surroundings that leave nothing behind."""
+    """One plain run, validated, in surroundings that leave nothing behind.
+
+    Raises:
+        ModelError: the function fails, or writes to the rows, which may be the user's own numbers.
+    """
+    given = {**batch.columns, "weights": batch.weights}
+    before = {column: value._version for column, value in given.items()}
+    found = _run(function, batch, dtype)
+    written = [column for column, value in given.items() if value._version != before[column]]
+    if written:
+        raise ModelError(
+            given=f"{_name(function)}(rows) writes to rows.{written[0]}",
+            needed="a model that leaves its rows as they are",
+            remedy=f"work on a new tensor, as x = rows.{written[0]} * 0.5 in the place of mul_, or on a clone()",
+        )
+    return found
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)
+
+
+def _run(function: Any, batch: Batch, dtype: torch.dtype) -> Run:
     with pyro.get_param_store().scope(), seeded(SKETCH_SEED), surroundings(dtype, validate=True), torch.no_grad():
         try:
             return read(poutine.trace(function).get_trace(batch))
@@ -98,10 +120,9 @@ def _quiet_run(function: Any, batch: Batch, dtype: torch.dtype) -> Run:
             # Pyro's trace handler raises a copy whose message lists shapes
             raise (error.__cause__ if isinstance(error.__cause__, LatentVarsError) else error) from None
         except Exception as error:
-            name = getattr(function, "__qualname__", type(function).__name__)
             shapes = ", ".join(f"{column} {list(value.shape)}" for column, value in batch.columns.items())
             raise ModelError(
-                given=f"{name}(rows) failed on {len(batch)} rows: {type(error).__name__}: {error}",
+                given=f"{_name(function)}(rows) failed on {len(batch)} rows: {type(error).__name__}: {error}",
                 needed="Pyro code that runs on any number of rows",
                 remedy=f"call it yourself with lv.Rows(data).batch([0, 1]) to debug; columns are {shapes}",
             ) from error
