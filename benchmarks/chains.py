@@ -79,7 +79,7 @@ def cases(quick: bool) -> list[Case]:
         sized = replace(spec, sequences=spec.quick[0], steps=spec.quick[1]) if quick else spec
         small = replace(spec, sequences=min(spec.sequences, 4), steps=max(50, 40 * spec.states))
         data, tiny = functools.partial(simulate, sized), functools.partial(simulate, small)
-        found.append(Case(sized.name, data, tiny, tasks(sized), 3 if quick else 5))
+        found.append(Case(sized.name, data, tiny, tasks(sized), 1 if quick else 5))
     return found
 
 

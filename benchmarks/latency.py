@@ -37,7 +37,7 @@ CHAIN = FIT.format(model="lv.models.HiddenMarkov(3, lv.emissions.Gaussian(4))")
 
 def lines(settings: Settings) -> Iterator[Line]:
     """Medians over processes; the first of each kind warms the disk and does not count."""
-    repeats = 2 if settings.quick else 5
+    repeats = 1 if settings.quick else 5
     total, torch, pyro = medians(IMPORT, repeats, settings)
     shares = f"torch {torch:.2f} s, then Pyro {pyro:.2f} s, then all the rest {total - torch - pyro:.2f} s"
     yield Line("latency", "fresh process", "import latentvars", ours=total, limit=2.5, note=shares)

@@ -31,10 +31,23 @@ def lines(settings: Settings) -> Iterator[Line]:
 
 
 def cases(quick: bool) -> list[Case]:
-    rows = 100_000 if quick else 1_000_000
-    found = [_case(form, rows, 10, 20, floor, reach, (1, 6), SHARE, 3, 2_000) for form, (floor, reach) in LARGE.items()]
+    rows = 50_000 if quick else 1_000_000
+    found = [
+        _case(
+            form,
+            rows,
+            10,
+            20,
+            *goals,
+            (1, 6),
+            None if quick else SHARE,
+            1 if quick else 3,
+            2_000,
+        )
+        for form, goals in LARGE.items()
+    ]
     found += [
-        _case(form, 10_000, 2, 5, floor, None, (10, 60), None, 3 if quick else 5, 500) for form, floor in SMALL.items()
+        _case(form, 10_000, 2, 5, floor, None, (10, 60), None, 1 if quick else 5, 500) for form, floor in SMALL.items()
     ]
     sizes = (1_000, 2, 5)
     several = Task(
@@ -46,7 +59,7 @@ def cases(quick: bool) -> list[Case]:
         tolerance=1e-6,
     )
     data, tiny = (functools.partial(simulate, "full", n, *sizes[1:]) for n in (sizes[0], 200))
-    found.append(Case(_name("full", *sizes), data, tiny, (several,), 3 if quick else 5))
+    found.append(Case(_name("full", *sizes), data, tiny, (several,), 1 if quick else 5))
     return [*found, _factors(20_000 if quick else 100_000, 50, 10, 1)]
 
 

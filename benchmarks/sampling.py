@@ -18,7 +18,7 @@ def lines(settings: Settings) -> Iterator[Line]:
 def cases(quick: bool) -> list[Case]:
     draws, ours = ((20, 80), (500, 2_500)) if quick else ((50, 250), (1_000, 9_000))
     task = Task("NUTS draw, compiled", "Pyro, NUTS", our_draws, their_draws, 50, 200, draws, our_passes=ours)
-    return [Case("eight schools", schools, schools, (task,), 2 if quick else 3)]
+    return [Case("eight schools", schools, schools, (task,), 1 if quick else 3)]
 
 
 def our_draws(data: Data) -> Call:

@@ -34,9 +34,9 @@ def lines(settings: Settings) -> Iterator[Line]:
 
 
 def cases(quick: bool) -> list[Case]:
-    rounds = 3 if quick else 5
-    steps = (100, 800) if quick else (200, 2_200)
-    starts = (50, 250) if quick else (50, 450)
+    rounds = 1 if quick else 5
+    steps = (50, 350) if quick else (200, 2_200)
+    starts = (50, 150) if quick else (50, 450)
     mixture = (
         Task("SVI step", "Pyro, TraceEnum_ELBO", our_svi(mixture_model), their_svi(mixture_model), 5, passes=steps),
         Task(
@@ -60,9 +60,9 @@ def cases(quick: bool) -> list[Case]:
         Case("logistic regression, N=2,000, D=8", regression, functools.partial(regression, 50), logistic, rounds),
         Case("eight schools", schools, schools, gradient, rounds),
     ]
-    large = (60_000, (784, 400, 20), 0.75, 9 if quick else 6)
-    for rows, sizes, reach, last in ((28_752, (64, 128, 8), 0.6, 43 if quick else 23), large):
-        rows = min(rows, 10_000) if quick else rows
+    large = (60_000, (784, 400, 20), 0.75, 6)
+    for rows, sizes, reach, last in ((28_752, (64, 128, 8), 0.6, 23), large):
+        rows = min(rows, 6_000) if quick else rows
         name = f"VAE {'-'.join(map(str, sizes))}, N={rows:,}, batch {BATCH}"
         # the floor of time: 0.85 of the loop's
         tasks = tuple(
@@ -70,7 +70,7 @@ def cases(quick: bool) -> list[Case]:
             for what, ours in (("epoch", our_vae()), ("epoch, compiled", our_vae(compile=True)))
         )
         data, tiny = (functools.partial(pictures, n, sizes) for n in (rows, 600))
-        found.append(Case(name, data, tiny, tasks[:1] if quick else tasks, 5))
+        found.append(Case(name, data, tiny, tasks[:1] if quick else tasks, 2 if quick else 5))
     return found
 
 
