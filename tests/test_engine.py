@@ -545,3 +545,29 @@ def test_a_state_of_one_process_is_not_resumed_by_several() -> None:
     others = replace(found, extent=Extent(2, 6, 6.0, 6.0, -1.0, ()))
     with pytest.raises(SettingError, match=r"start=fit\.point"):
         lv.fit(mixture(), column(), lv.SVI(passes=2), resume=others, progress=False)
+
+
+def test_a_copy_in_single_precision_gives_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, gaps too; nothing of it is left in the fit."""
+    x = np.random.default_rng(0).normal(size=(60, 5)) * [1e-3, 1.0, 1e3, 1.0, 1.0]
+    x[::7, 2] = np.nan
+    svi = lv.SVI(passes=4, batch_size=16)
+
+    def run() -> lv.Fit:
+        return lv.fit(lv.models.VAE.mlp(5, 2, hidden=(6,), likelihood="gaussian"), x, svi, progress=False)
+
+    picked: list[torch.dtype] = []
+    batches = lv.Rows.batches
+
+    def watched(rows: lv.Rows, *args: Any, **settings: Any) -> Any:
+        picked.append(rows["x"].dtype)
+        return batches(rows, *args, **settings)
+
+    monkeypatch.setattr(lv.Rows, "batches", watched)
+    copied = run()
+    assert picked.count(torch.float32) == 4
+    monkeypatch.setattr("latentvars.inference.engine.COPIED", 99)
+    picked.clear()
+    assert (copied.history == run().history).all()
+    assert torch.float32 not in picked
+    assert copied.rows["x"].dtype == torch.float64

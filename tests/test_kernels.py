@@ -254,6 +254,24 @@ def test_the_most_probable_paths_of_chains_side_by_side(states: int, single: boo
         assert paths[low : low + size].tolist() == path
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_transitions_that_all_but_vanish_and_are_forced(seed: int) -> None:
+    """As EM leaves them behind: between 1e-300 and 1e-120, and now and then the one way to an observation."""
+    noise, states = np.random.default_rng(seed), 12
+    matrix = noise.dirichlet(np.full(states, 0.3), states)
+    dying = (noise.random((states, states)) < 0.5) & ~np.eye(states, dtype=bool)
+    matrix = np.where(dying, 10.0 ** -noise.uniform(120, 300, (states, states)), matrix)
+    given = chains(matrix / matrix.sum(1, keepdims=True), [60], 1.0)
+    given = replace(given, log_emission=given.log_emission * noise.choice([1.0, 30.0, 400.0], (60, 1)))
+    total, marginals, slopes = serial(given.initial[0], given.transition[0, 0], given.log_emission)
+    found = posterior(given, np.ones(1), by_chain=False)
+    assert found.total[0] == pytest.approx(total, rel=1e-13)
+    assert evidence(given)[0] == pytest.approx(total, rel=1e-13)
+    np.testing.assert_allclose(found.marginals, marginals, rtol=0, atol=1e-10)
+    counts = [one.reshape(states, states) * given.transition[0, 0] for one in (found.slopes, slopes)]
+    np.testing.assert_allclose(*counts, rtol=0, atol=1e-9)
+
+
 def test_a_million_steps_cut_into_chunks_equal_an_uncut_recursion() -> None:
     given = chains(mixing(2), [1_000_000], 1.0)
     single = Chains(
