@@ -11,23 +11,28 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from latentvars.capture.in_place import in_place
+
 
 def from_cpp(graph: GraphModule, *examples: Tensor) -> Callable[..., Any]:
     """The same operations called from C++, where this version of torch can; without gradients.
+
+    What is done number by number takes the place of what is needed no more: the same numbers, from less memory.
 
     Args:
         graph: tensors → a tuple of tensors, as :func:`latentvars.capture.folded` gives it.
         examples: its arguments.
     """
+    short = in_place(graph).eval()
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            traced: Any = torch.jit.trace(graph.eval(), examples, check_trace=False)
+            traced: Any = torch.jit.trace(short, examples, check_trace=False)
             frozen = torch.jit.freeze(traced, optimize_numerics=False)
         called = _AsWritten(frozen)
         called(*examples)
     except (RuntimeError, NotImplementedError, AttributeError, TypeError):
-        return graph.forward
+        return short.forward
     return called
 
 
