@@ -320,11 +320,10 @@ NB_MODULE(_core, m) {
     });
 
     m.def("gelu", [](In<float> x, int threads, Out<float> values, Out<float> slopes) {
-        if (x.ndim() != 1) throw std::invalid_argument("x: [M] is needed");
-        needs(values, "values", {x.shape(0)});
-        needs(slopes, "slopes", {x.shape(0)});
+        if (values.size() != x.size() || slopes.size() != x.size())
+            throw std::invalid_argument("values and slopes: as many numbers as x are needed");
         nb::gil_scoped_release free;
-        build.kernels->gelu(x.data(), x.shape(0), threads, values.data(), slopes.data());
+        build.kernels->gelu(x.data(), x.size(), threads, values.data(), slopes.data());
     });
 
     m.def("nearest", [](In<double> at, In<double> centres, Out<std::int64_t> labels) {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentvars.distributions.normal_scores import is_served
-from latentvars.distributions.operators import operator
+from latentvars.distributions.operators import array_of, operator
 
 PRECISIONS = (torch.float64, torch.float32)
 
@@ -42,7 +42,7 @@ def scores(logits: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """:func:`latentvars.kernels.bits.scores`; the slopes are for what follows back, not to be differentiated."""
     from latentvars.kernels import bits
 
-    found, slopes = bits.scores(*(one.detach().contiguous().numpy() for one in (logits, value)))
+    found, slopes = bits.scores(array_of(logits), array_of(value))
     return torch.from_numpy(found), torch.from_numpy(slopes)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentvars.distributions.normal_scores import is_served
-from latentvars.distributions.operators import operator
+from latentvars.distributions.operators import array_of, operator
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -27,9 +27,8 @@ def activated(x: Tensor) -> tuple[Tensor, Tensor]:
     """:func:`gelu` of float32, and its slopes, which are for what follows back, not to be differentiated."""
     from latentvars.kernels import activations
 
-    found = activations.gelu(x.detach().contiguous().reshape(-1).numpy())
-    value, slope = (torch.from_numpy(one).reshape(x.shape) for one in found)
-    return value, slope
+    value, slope = activations.gelu(array_of(x))
+    return torch.from_numpy(value), torch.from_numpy(slope)
 
 
 @activated.operator.register_fake

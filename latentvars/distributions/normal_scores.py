@@ -19,7 +19,7 @@ from torch._C._functorch import (  # type: ignore[import-not-found]
 )
 from torch.distributions import Independent
 
-from latentvars.distributions.operators import has_tangent, operator
+from latentvars.distributions.operators import array_of, has_tangent, operator
 
 WIDEST = 64  # features beyond which products of whole matrices are faster than what is fused
 
@@ -97,7 +97,7 @@ def scores(points: Tensor, loc: Tensor, root: Tensor) -> Tensor:
     triangular or its diagonal ``[K, D]``."""
     from latentvars.kernels import normals
 
-    return torch.from_numpy(normals.scores(*(_array(one) for one in (points, loc, root))))
+    return torch.from_numpy(normals.scores(*(array_of(one) for one in (points, loc, root))))
 
 
 @operator("latentvars::normal_sums")
@@ -105,11 +105,7 @@ def sums(points: Tensor, loc: Tensor, root: Tensor, weights: Tensor) -> Tensor:
     """:func:`latentvars.kernels.normals.sums`."""
     from latentvars.kernels import normals
 
-    return torch.from_numpy(normals.sums(*(_array(one) for one in (points, loc, root, weights))))
-
-
-def _array(value: Tensor) -> Any:
-    return value.detach().contiguous().numpy()
+    return torch.from_numpy(normals.sums(*(array_of(one) for one in (points, loc, root, weights))))
 
 
 @scores.operator.register_fake

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latentvars.distributions.normal_blocks import LOG_TWO_PI
 from latentvars.distributions.normal_scores import normal_of_points
-from latentvars.distributions.operators import holds_numbers
+from latentvars.distributions.operators import array_of, holds_numbers
 
 MOST_CATEGORIES = 4096
 
@@ -47,7 +47,7 @@ def observed_evidence(
     each = value.shape[len(lead)]
     counts = torch.full(lead, each) if lengths is None else lengths.expand(lead).contiguous()
     arrays = (points, natural, initial, transition)
-    values, natural, law, moves = (one.detach().contiguous().numpy() for one in arrays)
+    values, natural, law, moves = map(array_of, arrays)
     begins, centre = np.arange(lead.numel()) * each, np.zeros(points.shape[1])
     found = evidence(Observed(form, values, centre, natural, law, moves, begins, counts.numpy().reshape(-1)))
     return None if found is None else torch.from_numpy(found).reshape(lead)

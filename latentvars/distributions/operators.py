@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor  # type: ignore[import-not-found]
@@ -26,7 +27,8 @@ class Operator:
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.function = function
-        self.operator = torch.library.custom_op(name, mutates_args=(), device_types="cpu")(function)
+        self.operator = torch.library.custom_op(name, mutates_args=(), device_types=())(function)
+        torch.library.impl(name, "cpu")(function)  # as it is, without what custom_op wraps around a kernel
 
     def __call__(self, *given: Tensor | None) -> Any:
         tensors = [one for one in given if one is not None]
@@ -36,6 +38,11 @@ class Operator:
 def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
     """Make an operator of a function."""
     return lambda function: Operator(name, function)
+
+
+def array_of(value: Tensor) -> np.ndarray:
+    """The numbers of a tensor on a CPU, C-contiguous; without a copy where they lie so."""
+    return (value.detach() if value.requires_grad else value).contiguous().numpy()
 
 
 def holds_numbers(*values: Tensor) -> bool:

@@ -9,7 +9,7 @@ from latentvars.kernels import _core
 
 
 def gelu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x Φ(x) and its slopes Φ(x) + x φ(x), ``[M]`` float32; both err by less than 4e-7."""
+    """x Φ(x) and its slopes Φ(x) + x φ(x), ``[...]`` float32, C-contiguous; both err by less than 4e-7."""
     values, slopes = np.empty_like(x), np.empty_like(x)
     _core.gelu(x, torch.get_num_threads(), values, slopes)
     return values, slopes
