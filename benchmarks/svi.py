@@ -60,7 +60,7 @@ def cases(quick: bool) -> list[Case]:
         Case("logistic regression, N=2,000, D=8", regression, functools.partial(regression, 50), logistic, rounds),
         Case("eight schools", schools, schools, gradient, rounds),
     ]
-    large = (60_000, (784, 400, 20), 0.75, 6)
+    large = (60_000, (784, 400, 20), 0.75, 9)
     for rows, sizes, reach, last in ((28_752, (64, 128, 8), 0.6, 23), large):
         rows = min(rows, 6_000) if quick else rows
         name = f"VAE {'-'.join(map(str, sizes))}, N={rows:,}, batch {BATCH}"

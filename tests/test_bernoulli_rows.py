@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from latentvars.capture import compiled, folded
 from latentvars.capture.recording import capture
-from latentvars.distributions.bernoulli_rows import bernoulli_rows, in_torch, scores
+from latentvars.distributions.bernoulli_rows import bernoulli_rows, in_torch, scores, written_out
 
 EXTREME = [-800.0, -90.0, -87.0, -30.0, -1e-9, -0.0, 0.0, 1e-9, 1.0, 30.0, 88.0, 800.0]
 
@@ -50,10 +50,13 @@ def test_extreme_logits_lose_nothing(dtype: torch.dtype, tolerance: float) -> No
     torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=1e-37)
     torch.testing.assert_close(slopes.double(), bits - torch.sigmoid(wide), rtol=tolerance, atol=tolerance)
     assert bool(scores(torch.full((1, 3), torch.nan, dtype=dtype), torch.ones(1, 3, dtype=dtype))[0].isnan())
-    torch.testing.assert_close(in_torch(logits, x)[0].double(), wanted, rtol=10 * tolerance, atol=1e-37)
+    for way in (in_torch, written_out):
+        found, slopes = way(logits, x)
+        torch.testing.assert_close(found.double(), wanted, rtol=10 * tolerance, atol=1e-37)
+        torch.testing.assert_close(slopes.double(), bits - torch.sigmoid(wide), rtol=tolerance, atol=tolerance)
     ends = torch.tensor([torch.inf, -torch.inf], dtype=dtype)[:, None]
     for bit, certain in ((0.0, [-torch.inf, 0.0]), (1.0, [0.0, -torch.inf])):
-        for way in (scores, in_torch):
+        for way in (scores, in_torch, written_out):
             assert way(ends, torch.full_like(ends, bit))[0].tolist() == certain
 
 

@@ -21,14 +21,14 @@ from torch.fx import GraphModule
 from latentvars.distributions import bernoulli_rows, gelu
 
 VARIABLE = "LATENTVARS_CACHE"
-FORMAT = 2  # of what is hashed, and of WRITTEN_OUT, which the hash does not see
+FORMAT = 3  # of what is hashed, and of WRITTEN_OUT, which the hash does not see
 
 Code = Callable[..., Any]
 
 # operators of our own that a compiler does better to see through
 WRITTEN_OUT: Mapping[Any, Code] = {
-    torch.ops.latentvars.bernoulli_rows.default: bernoulli_rows.in_torch,
-    torch.ops.latentvars.gelu.default: gelu.in_torch,
+    torch.ops.latentvars.bernoulli_rows.default: bernoulli_rows.written_out,
+    torch.ops.latentvars.gelu.default: gelu.written_out,
 }
 
 

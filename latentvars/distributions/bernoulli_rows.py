@@ -12,6 +12,7 @@ from latentvars.distributions.normal_scores import is_served
 from latentvars.distributions.operators import array_of, operator
 
 PRECISIONS = (torch.float64, torch.float32)
+TERMS = 7  # of a series whose argument is at most 1/3, in single precision
 
 
 def bernoulli_rows(logits: Tensor) -> dist.TorchDistribution:
@@ -78,7 +79,25 @@ scores.operator.register_autograd(_slopes, setup_context=_keep)
 
 
 def in_torch(logits: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """The same by operations of torch, which a compiler can merge with others."""
+    """The same by operations of torch."""
     step = (logits > 0).to(logits.dtype)
     found = torch.where(value == step, 0.0, (value - step) * logits) - torch.log1p(torch.exp(-logits.abs()))
     return found.sum(-1), value - torch.sigmoid(logits)
+
+
+def written_out(logits: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for a compiler to merge with what stands around it; in single precision with one exponential, as in the
+    compiled core: log(1 + e) = 2 artanh(e / (2 + e))."""
+    if logits.dtype != torch.float32:
+        return in_torch(logits, value)
+    above = logits > 0
+    e = torch.exp(-logits.abs())
+    share = e / (2 + e)
+    square = share.square()
+    series = torch.full_like(e, 1 / (2 * TERMS + 1))
+    for k in reversed(range(TERMS)):
+        series = series * square + 1 / (2 * k + 1)
+    away = value - above.to(logits.dtype)
+    found = torch.where(away == 0, 0.0, away * logits) - 2 * share * series
+    sure = 1 / (1 + e)
+    return found.sum(-1), value - torch.where(above, sure, e * sure)
