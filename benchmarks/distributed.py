@@ -85,8 +85,8 @@ def measured(processes: int, quick: bool) -> dict[int, float]:
 
 def worked(rounds: int) -> None:
     """In every process: the sums."""
-    from latentvars.inference.backend import Word
-    from latentvars.inference.distributed import Distributed
+    from latentvars.inference.running.backend import Word
+    from latentvars.inference.running.distributed import Distributed
 
     torch.set_num_threads(1)
     backend, found = Distributed(timeout=120).joined(), {}

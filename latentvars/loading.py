@@ -19,16 +19,16 @@ from latentvars import inference, models
 from latentvars.contract import LatentModel
 from latentvars.distributions import StickBreaking
 from latentvars.errors import ModelError, ShapeError, StorageError
-from latentvars.inference.algorithm import Algorithm, GlobalsPosterior
 from latentvars.inference.density import Normals
-from latentvars.inference.fit import Fit, prepared
-from latentvars.inference.guides import Guide
-from latentvars.inference.optima import Optima
-from latentvars.inference.posteriors import PointMass, Variational
+from latentvars.inference.fits.fit import Fit, prepared
+from latentvars.inference.fits.optima import Optima
+from latentvars.inference.guides.guides import Guide
+from latentvars.inference.guides.posteriors import PointMass, Variational
+from latentvars.inference.running.algorithm import Algorithm, GlobalsPosterior
+from latentvars.inference.running.stopping import Status
 from latentvars.inference.sampling import Draws
 from latentvars.inference.sampling.draws import LOCALS
 from latentvars.inference.sampling.local_draws import describe, with_locals
-from latentvars.inference.stopping import Status
 from latentvars.models import emissions
 from latentvars.posterior.shared import shared_posterior
 from latentvars.program import Program, model_modules

@@ -20,7 +20,7 @@ from torch import Tensor
 import latentvars as lv
 from latentvars.capture import NoCompiler, Potential, Way, capture, folded, from_cpp, packages
 from latentvars.errors import SupportError
-from latentvars.inference.binding import bind
+from latentvars.inference.running.binding import bind
 
 DOUBLE = torch.float64
 SCHOOLS = {

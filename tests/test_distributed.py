@@ -19,9 +19,9 @@ from distributed_worker import CHAIN, FITS, MIXTURE, chain_rows, fitted, mixture
 
 import latentvars as lv
 from latentvars.errors import StorageError
-from latentvars.inference.distributed import Place, place_of
-from latentvars.inference.flattening import flatten, rebuild
-from latentvars.inference.m_step import Expected
+from latentvars.inference.em.expected import Expected
+from latentvars.inference.running.distributed import Place, place_of
+from latentvars.inference.running.flattening import flatten, rebuild
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 EXACT = ("mixture", "batches", "accelerated", "chain", "starts in turn", "point")

@@ -13,10 +13,10 @@ from sklearn.datasets import load_iris
 
 import latentvars as lv
 from latentvars.errors import NumericalError, SettingError, SupportError
-from latentvars.inference import em as em_module
-from latentvars.inference.algorithm import Problem
-from latentvars.inference.binding import bind
-from latentvars.inference.screening import screen
+from latentvars.inference.em.em import plan_m_step
+from latentvars.inference.em.screening import screen
+from latentvars.inference.running.algorithm import Problem
+from latentvars.inference.running.binding import bind
 
 
 def overlapping(rows: int = 2_000) -> np.ndarray:
@@ -112,8 +112,8 @@ def test_starts_run_together_end_where_they_end_alone() -> None:
     model = lv.models.GaussianMixture(3, covariance="diag")
     rows, program = bind(model, x)
     starts = [model.initial(rows, torch.Generator().manual_seed(k)) for k in range(6)]
-    problem = lv.inference.algorithm.Problem(program, rows, starts[0], 0)
-    together = screen(problem, em_module.plan_m_step(problem, 1e-6), starts, passes=7, per_row=0.0)
+    problem = Problem(program, rows, starts[0], 0)
+    together = screen(problem, plan_m_step(problem, 1e-6), starts, passes=7, per_row=0.0)
     for start, screened in zip(starts, together, strict=True):
         alone = lv.fit(model, x, lv.EM(passes=7, stop=lv.Never()), start=start)
         assert screened.objective / len(x) == pytest.approx(alone.history[-1], abs=1e-10)
@@ -127,8 +127,8 @@ def test_a_start_that_fails_does_not_harm_the_others() -> None:
     rows, program = bind(model, x)
     good = model.initial(rows, torch.Generator().manual_seed(0))
     bad = {**good, "loc": good["loc"] + 1e200}
-    problem = lv.inference.algorithm.Problem(program, rows, good, 0)
-    ends = screen(problem, em_module.plan_m_step(problem, 1e-6), [good, bad, good], 5, 0.0)
+    problem = Problem(program, rows, good, 0)
+    ends = screen(problem, plan_m_step(problem, 1e-6), [good, bad, good], 5, 0.0)
     assert np.isnan(ends[1].objective)
     assert ends[0].objective == ends[2].objective and np.isfinite(ends[0].objective)
 

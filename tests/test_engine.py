@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import latentvars as lv
 from latentvars.errors import NumericalError, SettingError
-from latentvars.inference.algorithm import OneByOne, Problem
-from latentvars.inference.extent import Extent
+from latentvars.inference.fits.extent import Extent
+from latentvars.inference.running.algorithm import OneByOne, Problem
 from latentvars.program import Bound
 from latentvars.randomness import derive
 

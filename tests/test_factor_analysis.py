@@ -17,10 +17,10 @@ from sklearn.decomposition import FactorAnalysis as Reference
 import latentvars as lv
 from latentvars.distributions import FactorNormal
 from latentvars.errors import MissingDataError, SettingError, ShapeError
-from latentvars.inference.algorithm import Problem
-from latentvars.inference.binding import bind
-from latentvars.inference.fixed_statistics import FixedStatistics
-from latentvars.inference.starting import starting_point
+from latentvars.inference.em.fixed_statistics import FixedStatistics
+from latentvars.inference.running.algorithm import Problem
+from latentvars.inference.running.binding import bind
+from latentvars.inference.starting.values import starting_point
 
 pytestmark = pytest.mark.filterwarnings("ignore:FactorAnalysis did not converge")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import latentvars as lv
 from latentvars.errors import SettingError
-from latentvars.inference.flow import FlowGuide
+from latentvars.inference.guides.flow import FlowGuide
 from latentvars.program import GlobalSpace
 
 FLOAT = torch.float64

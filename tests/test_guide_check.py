@@ -12,7 +12,7 @@ import torch
 
 import latentvars as lv
 from latentvars.errors import KindError, SettingError
-from latentvars.inference.posteriors import Variational
+from latentvars.inference.guides.posteriors import Variational
 
 ONE = torch.ones((), dtype=torch.float64)
 

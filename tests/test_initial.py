@@ -20,8 +20,8 @@ from sklearn.metrics import adjusted_rand_score
 import latentvars as lv
 from latentvars import distributions
 from latentvars.errors import KindError, ModelError, NumericalError, SettingError, ShapeError, SupportError
-from latentvars.inference.binding import bind
-from latentvars.inference.starting import starting_point
+from latentvars.inference.running.binding import bind
+from latentvars.inference.starting.values import starting_point
 from latentvars.starts import Points, blurred
 from latentvars.starts.centres import lloyd, nearest, seeds
 from latentvars.starts.ward import ward

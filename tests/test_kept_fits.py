@@ -54,7 +54,7 @@ def test_a_collapse_keeps_the_last_pass_before_it(tmp_path: Path) -> None:
 
 
 def test_a_fall_of_the_objective_keeps_the_higher_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from latentvars.inference import em
+    from latentvars.inference.em import em
 
     right, calls = em._maximised, []
 

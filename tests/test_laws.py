@@ -15,8 +15,8 @@ from cases import CASES, EM_CASES, EXACT, LABELLED, over, permuted, with_weights
 from torch import Tensor
 
 import latentvars as lv
-from latentvars.inference.algorithm import Problem
-from latentvars.inference.m_step import complete_objective
+from latentvars.inference.em.m_step import complete_objective
+from latentvars.inference.running.algorithm import Problem
 from latentvars.program import Bound, Program, model_parameters
 
 MINIBATCH = [name for name in CASES if name != "vae-gaussian"]

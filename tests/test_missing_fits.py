@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 import latentvars as lv
-from latentvars.inference.algorithm import Problem
+from latentvars.inference.running.algorithm import Problem
 from latentvars.program import Bound, Program
 
 COVARIATES = ("t", "group", "inputs")

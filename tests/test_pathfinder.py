@@ -17,13 +17,13 @@ from torch import Tensor
 import latentvars as lv
 from latentvars.capture import Potential, Way
 from latentvars.errors import NumericalError, SettingError, SupportError
-from latentvars.inference.binding import bind
 from latentvars.inference.density import Normals
 from latentvars.inference.density.climbing import Path as Climb
 from latentvars.inference.density.inverse_hessian import spreads
 from latentvars.inference.density.pathfinder import smoothed
+from latentvars.inference.running.binding import bind
 from latentvars.inference.sampling import Draws
-from latentvars.inference.starting import starting_points
+from latentvars.inference.starting.values import starting_points
 
 COUNTS = {"y": np.array([2.0, 4, 1, 3, 3, 0, 5])}
 

@@ -19,7 +19,7 @@ from scipy import stats
 
 import latentvars as lv
 from latentvars.errors import KindError, NameUnknownError, SettingError, ShapeError
-from latentvars.inference.optima import Optima
+from latentvars.inference.fits.optima import Optima
 from latentvars.inference.sampling import Draws
 from latentvars.plots.canvas import PALETTE
 

@@ -12,11 +12,11 @@ from cases import CASES, EM_CASES, over
 from torch import Tensor
 
 import latentvars as lv
-from latentvars.inference import repeated
-from latentvars.inference.binding import bind
-from latentvars.inference.em import EMState
-from latentvars.inference.m_step_plan import Plan
-from latentvars.inference.repeated import Repeated, Slope
+from latentvars.inference.em import repeated
+from latentvars.inference.em.em import EMState
+from latentvars.inference.em.m_step_plan import Plan
+from latentvars.inference.em.repeated import Repeated, Slope
+from latentvars.inference.running.binding import bind
 
 
 @over(EM_CASES)

@@ -15,11 +15,11 @@ from torch import nn
 
 import latentvars as lv
 from latentvars.errors import NumericalError
-from latentvars.inference.algorithm import Problem
-from latentvars.inference.binding import bind
-from latentvars.inference.optima import Optima
-from latentvars.inference.starting import starting_point
-from latentvars.inference.svi_screening import ShortRuns, screen
+from latentvars.inference.fits.optima import Optima
+from latentvars.inference.running.algorithm import Problem
+from latentvars.inference.running.binding import bind
+from latentvars.inference.starting.values import starting_point
+from latentvars.inference.variational.screening import ShortRuns, screen
 from latentvars.randomness import derive
 
 PASSES = 5

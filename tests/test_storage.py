@@ -23,6 +23,7 @@ import xarray as xr
 
 import latentvars as lv
 from latentvars.errors import KindError, ModelError, ShapeError, StorageError
+from latentvars.inference.fits.optima import Optima
 from latentvars.loading import registry
 from latentvars.rows import Rows
 from latentvars.storage import Undescribed, class_name, decode, decode_rows, encode, encode_rows
@@ -468,6 +469,15 @@ def test_names_are_public() -> None:
     assert class_name(lv.models.GaussianMixture) == "latentvars.models.GaussianMixture"
     assert class_name(type(lv.emissions.Gaussian(2))) == "latentvars.models.emissions.FullGaussian"
     assert class_name(lv.SVI) == "latentvars.inference.SVI"
+    assert class_name(lv.NUTS) == "latentvars.inference.NUTS"
+    assert class_name(Optima) == "latentvars.inference.Optima"
+
+
+def test_names_of_inner_rooms_are_read() -> None:
+    written = encode(lv.NUTS(draws=7), {}, "settings")
+    assert written["class"] == "latentvars.inference.NUTS"
+    written["class"] = "latentvars.inference.sampling.NUTS"
+    assert decode(written, {}, registry()) == lv.NUTS(draws=7)
 
 
 @pytest.mark.parametrize(

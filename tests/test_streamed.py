@@ -16,7 +16,7 @@ import torch
 
 import latentvars as lv
 from latentvars.errors import DataError, KindError, NameUnknownError, SettingError, ShapeError, StorageError
-from latentvars.inference.memory import peak_bytes
+from latentvars.inference.running.memory import peak_bytes
 from latentvars.rows import overview, shuffling
 from latentvars.rows.column import Column
 

@@ -12,8 +12,8 @@ from test_laws import batch_of, bound
 
 import latentvars as lv
 from latentvars.families import Selection
-from latentvars.inference.algorithm import Problem
-from latentvars.inference.em import EMState
+from latentvars.inference.em.em import EMState
+from latentvars.inference.running.algorithm import Problem
 
 TABULATED = [
     name

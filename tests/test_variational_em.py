@@ -16,9 +16,9 @@ from scipy.optimize import minimize
 
 import latentvars as lv
 from latentvars.errors import ModelError, NumericalError, SettingError, SupportError
-from latentvars.inference.algorithm import Problem
-from latentvars.inference.guided import GuidedState
-from latentvars.inference.weighed_draws import Draws
+from latentvars.inference.guided.guided import GuidedState
+from latentvars.inference.guided.weighed_draws import Draws
+from latentvars.inference.running.algorithm import Problem
 from latentvars.program import Bound
 
 QUICK = functools.partial(torch.optim.Adam, lr=0.05)

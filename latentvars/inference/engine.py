@@ -16,15 +16,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latentvars.errors import NumericalError
-from latentvars.inference.algorithm import Algorithm
-from latentvars.inference.backend import Word
-from latentvars.inference.fit import Fit
-from latentvars.inference.interruption import Interruption
-from latentvars.inference.keeping import Checkpoint, Checkpoints, attach
-from latentvars.inference.optima import Optima
-from latentvars.inference.snapshots import Snapshots
-from latentvars.inference.stopping import Status
-from latentvars.inference.whole import Whole
+from latentvars.inference.fits.fit import Fit
+from latentvars.inference.fits.keeping import Checkpoint, Checkpoints, attach
+from latentvars.inference.fits.optima import Optima
+from latentvars.inference.running.algorithm import Algorithm
+from latentvars.inference.running.backend import Word
+from latentvars.inference.running.interruption import Interruption
+from latentvars.inference.running.snapshots import Snapshots
+from latentvars.inference.running.stopping import Status
+from latentvars.inference.running.whole import Whole
 from latentvars.program import Program, model_modules
 from latentvars.randomness import derive
 from latentvars.rows import Batch, Rows

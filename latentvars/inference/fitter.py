@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 from latentvars.contract import LatentModel
-from latentvars.inference.algorithm import Algorithm, OneGo
 from latentvars.inference.amortised import Amortised
-from latentvars.inference.em import EM
-from latentvars.inference.fit import Fit
+from latentvars.inference.em.em import EM
+from latentvars.inference.fits.fit import Fit
 from latentvars.inference.fitting import fit
+from latentvars.inference.running.algorithm import Algorithm, OneGo
 from latentvars.starts import Start
 
 

@@ -12,23 +12,23 @@ import numpy as np
 
 from latentvars.contract import LatentModel
 from latentvars.errors import DataError, KindError, NameUnknownError, ProcessError, SettingError
-from latentvars.inference.algorithm import Algorithm, OneGo
 from latentvars.inference.amortised import Amortised, with_guide
-from latentvars.inference.backend import Backend, Local
-from latentvars.inference.binding import Restrictions, bind, check_estimable, prepared
-from latentvars.inference.em import EM
-from latentvars.inference.fit import Fit
-from latentvars.inference.posteriors import PointMass
+from latentvars.inference.em.em import EM
+from latentvars.inference.fits.fit import Fit
+from latentvars.inference.fits.saving import text
+from latentvars.inference.guides.posteriors import PointMass
 from latentvars.inference.restarts import Work, best_of_starts, sound_end
+from latentvars.inference.running.algorithm import Algorithm, OneGo
+from latentvars.inference.running.backend import Backend, Local
+from latentvars.inference.running.binding import Restrictions, bind, check_estimable, prepared
+from latentvars.inference.running.snapshots import Checkpoint
+from latentvars.inference.running.stopping import Status
+from latentvars.inference.running.whole import Whole
 from latentvars.inference.sampling import NUTS
 from latentvars.inference.sampling.local_draws import with_locals
 from latentvars.inference.sampling.nuts import check_drawable
-from latentvars.inference.saving import text
-from latentvars.inference.snapshots import Checkpoint
 from latentvars.inference.spreading import spread_starts
-from latentvars.inference.starting import check_interior, starting_point, starting_points
-from latentvars.inference.stopping import Status
-from latentvars.inference.whole import Whole
+from latentvars.inference.starting.values import check_interior, starting_point, starting_points
 from latentvars.program import Program
 from latentvars.rows import Rows
 from latentvars.starts import Memberships, Start

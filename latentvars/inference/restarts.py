@@ -14,19 +14,19 @@ from torch import Tensor
 
 from latentvars.contract import LatentModel
 from latentvars.errors import ModelError, NumericalError, SupportError
-from latentvars.inference.algorithm import Algorithm, OneByOne, Problem, Screened
-from latentvars.inference.backend import first
-from latentvars.inference.binding import Restrictions, bind_again
-from latentvars.inference.degenerate import Keep, Restart, explained, refused
-from latentvars.inference.em import plan_of, plan_summed
+from latentvars.inference.em.em import plan_of, plan_summed
 from latentvars.inference.engine import Run
-from latentvars.inference.fit import Fit
-from latentvars.inference.memory import within_memory
-from latentvars.inference.optima import Optima
-from latentvars.inference.snapshots import Checkpoint, Snapshots
-from latentvars.inference.starting import further, start_seed, starting_point
-from latentvars.inference.stopping import Status
-from latentvars.inference.whole import Whole
+from latentvars.inference.fits.fit import Fit
+from latentvars.inference.fits.optima import Optima
+from latentvars.inference.running.algorithm import Algorithm, OneByOne, Problem, Screened
+from latentvars.inference.running.backend import first
+from latentvars.inference.running.binding import Restrictions, bind_again
+from latentvars.inference.running.degenerate import Keep, Restart, explained, refused
+from latentvars.inference.running.memory import within_memory
+from latentvars.inference.running.snapshots import Checkpoint, Snapshots
+from latentvars.inference.running.stopping import Status
+from latentvars.inference.running.whole import Whole
+from latentvars.inference.starting.values import further, start_seed, starting_point
 from latentvars.program import Program
 from latentvars.randomness import derive
 from latentvars.starts import Start

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from latentvars.errors import NumericalError, ProcessError
-from latentvars.inference.fit import Fit
+from latentvars.inference.fits.fit import Fit
 from latentvars.inference.restarts import LongRuns, Work, ended, tried
-from latentvars.inference.whole import Whole
+from latentvars.inference.running.whole import Whole
 from latentvars.starts import Start
 
 

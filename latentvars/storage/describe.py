@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import sys
 import types
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -24,15 +26,24 @@ from latentvars.storage.laws import decode_law, encode_law
 Json = Any
 Registry = Mapping[str, Any]
 
+OURS = "latentvars"
+
 
 class Undescribed(KindError):
     """A value that no description can be written of, or none from which it comes back to the bit."""
 
 
 def class_name(kind: type | Callable[..., Any]) -> str:
-    """Public name of a class: that of its package and its own, whichever file of the package it stands in."""
-    package = kind.__module__.rpartition(".")[0] or kind.__module__
-    return f"{package}.{kind.__qualname__}"
+    """Public name of a class: that of its package and its own, whichever file of the package it stands in.
+
+    Of ours, the package is the outermost one that exports it, so that files outlive moves between inner rooms.
+    """
+    package, name = kind.__module__.rpartition(".")[0] or kind.__module__, kind.__qualname__
+    if not package.startswith(f"{OURS}."):
+        return f"{package}.{name}"
+    inwards = list(accumulate(package.split(".")[1:], "{}.{}".format, initial=OURS))[1:]
+    exporting = (room for room in inwards if getattr(sys.modules.get(room), name, None) is kind)
+    return f"{next(exporting, inwards[0])}.{name}"
 
 
 def encode(value: Any, tensors: dict[str, Tensor], where: str) -> Json:
@@ -146,6 +157,9 @@ def _function(function: Any, where: str) -> str:
 
 
 def _known(registry: Registry, name: str) -> Any:
+    if name.startswith(f"{OURS}.") and name not in registry:
+        _, room, *_, own = name.split(".")
+        name = f"{OURS}.{room}.{own}"  # as inner rooms were named once
     if name not in registry:
         raise Undescribed(
             given=f"{name}",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latentvars.errors import KindError, LatentVarsError, NumericalError, SettingError
 from latentvars.inference import Fit, Fitter, Status
-from latentvars.inference.algorithm import OneGo
+from latentvars.inference.running.algorithm import OneGo
 from latentvars.posterior.alignment import Labels, labels_of, matching
 from latentvars.posterior.axes import Axes
 from latentvars.posterior.latent import has_labels

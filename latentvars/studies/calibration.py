@@ -16,7 +16,7 @@ from latentvars.contract import LatentModel
 from latentvars.errors import KindError, LatentVarsError, NumericalError, SettingError
 from latentvars.inference import Fit, Status, from_point
 from latentvars.inference import fit as fit_model
-from latentvars.inference.algorithm import OneGo
+from latentvars.inference.running.algorithm import OneGo
 from latentvars.inference.sampling import Draws
 from latentvars.posterior.datatree import draw_scores
 from latentvars.posterior.label_free import LabelFree

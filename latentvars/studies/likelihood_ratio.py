@@ -14,7 +14,7 @@ from latentvars.contract import LatentModel
 from latentvars.errors import DataError, KindError, LatentVarsError, NumericalError, SettingError, SupportError
 from latentvars.inference import EM, Fit, Fitter, Status
 from latentvars.inference import fit as fit_model
-from latentvars.inference.posteriors import PointMass
+from latentvars.inference.guides.posteriors import PointMass
 from latentvars.randomness import derive
 from latentvars.studies.collecting import collected
 from latentvars.studies.refitting import again, inside, refitter

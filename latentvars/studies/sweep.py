@@ -12,7 +12,7 @@ from latentvars.contract import LatentModel
 from latentvars.errors import KindError, NumericalError, SettingError
 from latentvars.inference import Fit, Status
 from latentvars.inference import fit as fit_model
-from latentvars.inference.algorithm import Algorithm, OneGo
+from latentvars.inference.running.algorithm import Algorithm, OneGo
 from latentvars.rows import Rows
 from latentvars.studies.collecting import collected
 from latentvars.studies.sweep_result import Sweep

@@ -14,8 +14,8 @@ from latentvars.contract import LatentModel
 from latentvars.errors import ModelError, SettingError, SupportError
 from latentvars.inference.amortised.network import LocalsGuide
 from latentvars.inference.amortised.pushed import Place
-from latentvars.inference.binding import prepared
-from latentvars.inference.settings import check_at_least
+from latentvars.inference.running.binding import prepared
+from latentvars.inference.running.settings import check_at_least
 from latentvars.program import continuous_locals, network_dtype
 from latentvars.program.run import Site
 from latentvars.randomness import generator

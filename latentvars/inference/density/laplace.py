@@ -12,12 +12,12 @@ from torch import Tensor
 
 from latentvars.capture import Potential, Way
 from latentvars.errors import NumericalError
-from latentvars.inference.algorithm import OneGo
 from latentvars.inference.density.climbing import climbed
 from latentvars.inference.density.normals import LOG_TWO_PI, Normals
+from latentvars.inference.running.algorithm import OneGo
+from latentvars.inference.running.settings import check_at_least
+from latentvars.inference.running.stopping import Status
 from latentvars.inference.sampling.nuts import check_drawable
-from latentvars.inference.settings import check_at_least
-from latentvars.inference.stopping import Status
 from latentvars.posterior.identification import inverse_information
 from latentvars.posterior.information import Derivatives, coordinates, derivatives
 from latentvars.program import Program

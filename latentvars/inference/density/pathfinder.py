@@ -12,13 +12,13 @@ from torch import Tensor
 
 from latentvars.capture import Potential, Way
 from latentvars.errors import NumericalError, SettingError
-from latentvars.inference.algorithm import OneGo
 from latentvars.inference.density.climbing import WRONG, climbed
 from latentvars.inference.density.inverse_hessian import Spread, spreads
 from latentvars.inference.density.normals import LOG_TWO_PI, Normals
+from latentvars.inference.running.algorithm import OneGo
+from latentvars.inference.running.settings import check_at_least
+from latentvars.inference.running.stopping import Status
 from latentvars.inference.sampling.nuts import check_drawable
-from latentvars.inference.settings import check_at_least
-from latentvars.inference.stopping import Status
 from latentvars.posterior.smoothing import pareto_smoothed
 from latentvars.program import Program
 from latentvars.randomness import derive, generator

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from latentvars.capture import Potential, Way
 from latentvars.errors import NumericalError
-from latentvars.inference.interruption import Interruption
+from latentvars.inference.running.interruption import Interruption
 from latentvars.randomness import derive
 from latentvars.threads import one_thread
 

@@ -16,7 +16,7 @@ from latentvars.contract import LatentModel
 from latentvars.distributions.bijection import base_support
 from latentvars.errors import ModelError, SupportError
 from latentvars.inference.amortised.pushed import Place
-from latentvars.inference.binding import prepared
+from latentvars.inference.running.binding import prepared
 from latentvars.program import GlobalSpace, Program, continuous_locals, network_dtype
 from latentvars.program.run import Site, read
 from latentvars.program.scope import surroundings

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from latentvars.capture import Potential, Way
 from latentvars.errors import NumericalError, SettingError, SupportError
-from latentvars.inference.algorithm import OneGo
+from latentvars.inference.running.algorithm import OneGo
+from latentvars.inference.running.settings import check_at_least
+from latentvars.inference.running.stopping import Status
 from latentvars.inference.sampling.chains import Chains, Settings, Trace, library
 from latentvars.inference.sampling.draws import DIVERGING, Draws
 from latentvars.inference.sampling.local_draws import describe, drawn_locals, joint, prior_locals
-from latentvars.inference.settings import check_at_least
-from latentvars.inference.stopping import Status
 from latentvars.program import Program, model_parameters
 from latentvars.randomness import derive, generator
 from latentvars.rows import Rows

@@ -1,0 +1,1 @@
+"""Variational distributions over the globals, and what a run knows of these at its end."""
