@@ -20,7 +20,7 @@ from latentvars.errors import KindError, NumericalError, SettingError, SupportEr
 from latentvars.inference.fits.extent import Extent
 from latentvars.inference.fits.fingerprint import fingerprint
 from latentvars.inference.fits.optima import Optima
-from latentvars.inference.fits.printed import explained, printed
+from latentvars.inference.fits.printed import Outcome, explained, printed
 from latentvars.inference.fits.refinement import refined
 from latentvars.inference.fits.saving import described, save, save_snapshot
 from latentvars.inference.fits.scoring import row_scores, total_score
@@ -602,10 +602,32 @@ class Fit:
         Raises:
             KindError: the fit was not made by EM.
         """
-        return explained(self)
+        return explained(self.algorithm, self.state, self.shared)
 
     def __str__(self) -> str:
-        return printed(self)
+        kind = "log-likelihood" if self.exact else "log-likelihood (ELBO)"
+        weight = float(self.rows.weights.sum()) if self.extent is None else self.extent.weight
+        rows = (
+            str(len(self.rows)) if self.extent is None else f"{self.extent.rows} in {self.extent.processes} processes"
+        )
+        by = "" if self.algorithm is None else f" by {type(self.algorithm).__name__}"
+        notes = getattr(self.algorithm, "notes", None)
+        return printed(
+            Outcome(
+                head=f"Fit of {type(self.model).__name__}{by}: {self.status.value}",
+                size=f"rows {rows}, passes {len(self.history)}, {self.seconds:.2f} s, seed {self.seed}",
+                value=f"{kind} {self.log_likelihood:.4f} nats ({self.log_likelihood / weight:.6f} per row), "
+                f"free parameters {self.free_parameters}, BIC {self.bic:.3f}",
+                notes=(
+                    *(() if notes is None or self.state is None else notes(self.state)),
+                    *getattr(self.globals, "notes", ()),
+                ),
+                shared=self.shared,
+                collapsed=self.collapsed,
+                empty=self.empty,
+                optima=self.optima,
+            )
+        )
 
 
 def _added(backend: Backend, value: Tensor) -> Tensor:
