@@ -136,6 +136,19 @@ std::pair<bool, double> normal_expected(In<double> values, In<double> weights, I
     return {true, sharpest};
 }
 
+// Coefficients [B, 1 + D + R] of features about a centre; gives the largest 1 / standard deviation, infinite where there
+// are none to be given.
+double normal_natural(In<double> loc, In<double> spread, In<double> centre, Out<double> natural) {
+    const Normals n = normals_of(loc, spread);
+    needs(centre, "centre", {static_cast<std::size_t>(n.size)});
+    needs(natural, "natural", {loc.shape(0), static_cast<std::size_t>(1 + n.size + n.numbers())});
+    std::vector<double> factors(n.spreads * n.numbers()), constant(n.count);
+    const double sharpest = whiten(n, factors.data(), constant.data());
+    if (std::isfinite(sharpest))
+        coefficients(n, factors.data(), constant.data(), centre.data(), false, natural.data(), nullptr);
+    return sharpest;
+}
+
 // Sums of features [B, 1 + D + R] with the products written out, [B, D, D] or [B, D].
 struct Unpacked {
     std::vector<double> weight, first, second;
@@ -197,6 +210,7 @@ void bind_mixtures(nb::module_& m, const MixtureKernels* best) {
     kernels = best;
     m.def("mixture_expected", &expected);
     m.def("normal_expected", &normal_expected);
+    m.def("normal_natural", &normal_natural);
     m.def("normal_maximum", &maximum);
     m.def("normal_maximum_of_sums", &maximum_of_sums);
 }

@@ -98,6 +98,7 @@ def normal_expected(
     sums: np.ndarray,
     threads: int,
 ) -> tuple[bool, float]: ...
+def normal_natural(loc: np.ndarray, spread: np.ndarray, centre: np.ndarray, natural: np.ndarray) -> float: ...
 def normal_maximum_of_sums(
     sums: np.ndarray,
     centre: np.ndarray,

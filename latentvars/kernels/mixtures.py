@@ -116,6 +116,14 @@ def normal_expected(
     return NormalSums(objective, sums, *found)
 
 
+def natural_of(normals: Normals, centre: Tensor) -> tuple[Tensor, float]:
+    """Coefficients ``[B, 1 + D + R]`` of 1, x − c and the products of x − c, and the largest inverse of a standard
+    deviation: infinite, and the coefficients without meaning, where a spread is none."""
+    found = normals.loc.new_empty((len(normals.loc), 1 + normals.loc.shape[1] + normals.products))
+    arrays = (normals.loc, normals.spread, centre, found)
+    return found, _core.normal_natural(*(array.numpy() for array in arrays))
+
+
 def maximum(
     normals: Normals, weight: Tensor, first: Tensor, second: Tensor, centre: Tensor, least: Tensor | None
 ) -> tuple[Normals, Tensor]:

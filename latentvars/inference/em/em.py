@@ -244,10 +244,11 @@ class EM:
         return PointMass(dict(state.judged))
 
     def log_likelihood(self, state: EMState, batch: Batch) -> float | None:
-        """From statistics that do not depend on the globals, where there are such."""
-        if not isinstance(state.table, FixedStatistics):
+        """By the E-step of a table or of fixed statistics, where there is one."""
+        if state.table is None or batch.observed is not None or batch.known:
             return None
-        return state.table.expected(state.judged, batch, with_prior=False).objective
+        found = state.table.expected(state.judged, batch, with_prior=False)
+        return None if found is None else found.objective
 
 
 def _table(problem: Problem, plan: Plan) -> Tabulated | FixedStatistics | None:

@@ -30,7 +30,7 @@ class Lifted:
         leaves: name → the leaf of all starts.
         starts: S.
         normal: means and spreads of normals that the compiled core maximises; None where there are none.
-        shares: global that is the probabilities of one categorical law, under a flat prior → the leaf of that law.
+        shares: global that is the probabilities of categorical laws, under a flat prior → the leaf of those laws.
     """
 
     plan: Plan
@@ -106,14 +106,15 @@ class Lifted:
 
 
 def _is_share(rule: Rule, leaf: Leaf) -> bool:
-    """Whether a global is the probabilities of one law, as they are."""
+    """Whether a global is the probabilities of laws, as they are: one for each place of their leaf."""
     source = leaf.sources[rule.argument]
-    plain = isinstance(source, Selection) and source.blocks == 1 and rule.prior is None
-    return plain and isinstance(leaf.family, CategoricalFamily)
+    if not isinstance(source, Selection) or rule.prior is not None or not isinstance(leaf.family, CategoricalFamily):
+        return False
+    return source.ordered and source.blocks == leaf.target.numel()
 
 
 def _shares(counts: Tensor, otherwise: Tensor) -> Tensor:
-    """Counts ``[S, ..., K]`` as shares ``[S, K]``; a start without any keeps what it has."""
+    """Counts as shares ``[S, ..., K]``; a law without any keeps what it has."""
     found = counts.reshape(otherwise.shape)
     total = found.sum(-1, keepdim=True)
     return found / total if bool((total > 0).all()) else torch.where(total > 0, found / total, otherwise)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,10 +76,17 @@ class Points:
         """The largest distance of a number from the centre of its feature, of features that are not tabulated."""
         return float(self.farthest[1 : 1 + self.matrix.shape[1]].max())
 
-    @property
+    @cached_property
     def matrix(self) -> Tensor:
         """``[M, D]``."""
         return self.value.reshape(len(self.value), -1)
+
+    @cached_property
+    def ranges(self) -> tuple[np.ndarray, np.ndarray]:
+        """First point of each sequence and number of its points, ``[N]`` int64."""
+        assert self.lengths is not None
+        lengths = self.lengths.numpy()
+        return np.cumsum(lengths) - lengths, lengths
 
     def chunks(self, table: Table, reference: Reference, beside: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Features ``[F, C]`` and weights ``[C]``, some points at a time, so that with ``beside`` more numbers of each

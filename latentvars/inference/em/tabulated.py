@@ -20,7 +20,7 @@ from torch.distributions import Independent
 
 from latentvars.distributions import Flat, HiddenMarkov, Mixture
 from latentvars.families import Arguments, Statistics, without_wrappers
-from latentvars.families.tables import Form, Table, is_normal, table_of
+from latentvars.families.tables import WIDEST, Form, Packed, Table, is_normal, table_of
 from latentvars.inference.em.expected import Expected
 from latentvars.inference.em.lifted import Lifted, padded
 from latentvars.inference.em.m_step_plan import Leaf, Plan
@@ -28,7 +28,7 @@ from latentvars.inference.em.mixture_step import MixtureStep, mixture_step
 from latentvars.inference.em.normal_rules import NormalRules
 from latentvars.inference.em.points import Points
 from latentvars.kernels.chains import Chains, Expectation, Observed, Posterior, expected, posterior
-from latentvars.kernels.mixtures import Normals
+from latentvars.kernels.mixtures import Normals, natural_of
 from latentvars.program import Program
 from latentvars.program.run import Run
 from latentvars.rows import Batch
@@ -127,10 +127,8 @@ class Tabulated:
             if "weights" in laws:
                 total = self._mixture(points, arguments, **laws)
             else:
-                assert not isinstance(arguments, Normals)
-                if not self.table.precise(arguments, points.farthest):
-                    return None
-                total = self._chains(points, arguments, laws)
+                natural = self._natural(points, arguments)
+                total = None if natural is None else self._chains(points, natural, laws)
         if total is None or not math.isfinite(total.objective):
             return None
         return replace(total, objective=total.objective + (prior if with_prior else 0.0))
@@ -176,15 +174,25 @@ class Tabulated:
         rank, events = len(self.leaf.target), self.leaf.family.events
         return {name: padded(value, events[name], rank, starts) for name, value in arguments.items()}
 
-    def _chains(self, points: Points, arguments: Arguments, laws: Mapping[str, Tensor]) -> Expected | None:
-        natural = self.table.natural(arguments, self.leaf.target, self.plan.references[self.leaf.name])
+    def _natural(self, points: Points, arguments: Arguments | Normals) -> Tensor | None:
+        """Coefficients of all features, ``[K, F]``; None where products lose digits."""
+        at = self.plan.references[self.leaf.name]
+        if isinstance(arguments, Normals):
+            natural, sharpest = natural_of(arguments, at.centre.reshape(-1))
+            return natural if sharpest * points.reach < WIDEST else None
+        if not self.table.precise(arguments, points.farthest):
+            return None
+        return self.table.natural(arguments, self.leaf.target, at)
+
+    def _chains(self, points: Points, natural: Tensor, laws: Mapping[str, Tensor]) -> Expected | None:
         own, shared = self._parted(natural)
         found = self._observed_chain(points, own, **laws)
         if found is None and not bool(natural.isfinite().all()):
             return None
         objective, sums, counts = found or self._chain(points, own, **laws)
         sums = self._completed(points, sums, len(own))
-        statistics = {self.leaf.name: self.table.statistics(sums, self.leaf.target)} | self._counts(counts)
+        packed = Packed(self.table, sums, self.leaf.target[:1], self.leaf.target)
+        statistics: dict[str, Statistics] = {self.leaf.name: packed} | self._counts(counts)
         return Expected(objective + float(points.shared @ shared[0]) + points.base, statistics)
 
     def _parted(self, natural: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,15 +207,15 @@ class Tabulated:
         return torch.cat([sums, (points.shared / components).expand(len(sums), -1)], -1)
 
     def _selected(self, values: Mapping[str, Tensor]) -> tuple[Arguments | Normals, dict[str, Tensor], float]:
-        """Arguments of the emission (of a mixture the normals themselves, where they are globals), laws of the local
-        and log prior, without a run of the model: all priors are flat.
+        """Arguments of the emission (the normals themselves, where they are globals), laws of the local and log prior,
+        without a run of the model: all priors are flat.
         """
         laws = {
             leaf.name.removeprefix(f"{self.site}."): leaf.taken(values)["probs"]
             for leaf in self.plan.leaves
             if leaf is not self.leaf
         }
-        if self.rules is not None and "weights" in laws:
+        if self.rules is not None:
             return (
                 self.rules.given({name: values[name][None] for name in (self.rules.loc, self.rules.spread)}),
                 laws,
@@ -241,11 +249,9 @@ class Tabulated:
         """Chains whose densities are worked out where they are needed; None where some have to go another way."""
         codes = self.table.form == Form.CODES
         finite = natural if not codes else natural.nan_to_num(neginf=0.0)  # a symbol may be impossible
-        if self.table.form == Form.TABLE or self.held.apart or not bool(finite.isfinite().all()):
+        if self.table.form == Form.TABLE or self.held.apart or not np.isfinite(finite.numpy()).all():
             return None
-        assert points.lengths is not None
         centre = self.plan.references[self.leaf.name].centre if is_normal(self.table) else natural.new_zeros(())
-        lengths = points.lengths.numpy()
         given = Observed(
             self.table.form,
             points.matrix.numpy(),
@@ -253,8 +259,7 @@ class Tabulated:
             (natural[:, 1:].mT if codes else natural).contiguous().numpy(),
             initial.reshape(-1).contiguous().numpy(),
             transition.reshape(len(natural), -1).contiguous().numpy(),
-            np.cumsum(lengths) - lengths,
-            lengths,
+            *points.ranges,
         )
         found = expected(given, points.by_row.numpy())
         if found is None:
@@ -269,8 +274,7 @@ class Tabulated:
         self, points: Points, natural: Tensor, initial: Tensor, transition: Tensor
     ) -> tuple[float, Tensor, dict[str, Tensor]]:
         reference = self.plan.references[self.leaf.name]
-        assert points.lengths is not None
-        lengths, states, at = points.lengths.numpy(), len(natural), 0
+        (begins, lengths), states, at = points.ranges, len(natural), 0
         zeros = np.zeros(len(lengths), dtype=np.int64)
         emission = natural.new_empty((len(points.weights), states))
         for features, _ in points.chunks(self.table, reference, states):
@@ -282,7 +286,7 @@ class Tabulated:
             np.ascontiguousarray(transition.reshape(1, 1, states, states).numpy()),
             zeros,
             emission.numpy(),
-            np.cumsum(lengths) - lengths,
+            begins,
             lengths,
         )
         found = posterior(chains, points.by_row.numpy(), by_chain=False)
@@ -297,10 +301,10 @@ class Tabulated:
     def _chain_counts(
         points: Points, found: Posterior | Expectation, sums: Tensor, initial: Tensor, transition: Tensor
     ) -> tuple[float, Tensor, dict[str, Tensor]]:
-        first = torch.from_numpy(found.initial_slopes).sum(0) * initial.reshape(-1)
-        moves = torch.from_numpy(found.slopes).reshape(transition.shape[-2:]) * transition.reshape(len(first), -1)
-        objective = float(points.by_row @ torch.from_numpy(found.total))
-        return objective, sums, {"initial": first, "transition": moves}
+        first = found.initial_slopes.sum(0) * initial.numpy().reshape(-1)
+        moves = found.slopes.reshape(transition.shape[-2:]) * transition.numpy().reshape(len(first), -1)
+        objective = float(points.by_row.numpy() @ found.total)
+        return objective, sums, {"initial": torch.from_numpy(first), "transition": torch.from_numpy(moves)}
 
 
 def _collapsed(fn: Any) -> Mixture | HiddenMarkov | None:

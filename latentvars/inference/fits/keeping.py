@@ -37,7 +37,7 @@ class Checkpoints:
     """The last two checkpoints of a run: the newest one may already be the one that is broken."""
 
     def __init__(self, program: Program) -> None:
-        self.program = program
+        self.modules = tuple(model_modules(program.model).values())
         self.last: deque[Checkpoint] = deque(maxlen=2)
 
     def add(self, state: Any, passes: int) -> None:
@@ -76,7 +76,7 @@ class Checkpoints:
 
     def _trained(self, state: Any) -> list[Tensor]:
         own = [value for value in _fields(state) if isinstance(value, nn.Module)]
-        modules = [*model_modules(self.program.model).values(), *own]
+        modules = [*self.modules, *own]
         return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
 

@@ -199,7 +199,7 @@ class Algorithm(Protocol):
     def posterior(self, state: Any) -> GlobalsPosterior: ...
 
     def log_likelihood(self, state: Any, batch: Batch) -> float | None:
-        """Σ wₙ log p(xₙ) of a batch at the end, nats, where it costs nothing in its rows; None: they are to be scored.
+        """Σ wₙ log p(xₙ) of a batch at the end, nats, where that is less work than to score them; None: they are to be.
 
         Not finite where a row has no finite score.
         """
