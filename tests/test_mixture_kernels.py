@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentvars.kernels.mixtures import Form, Normals, expected, maximum_of_sums, normal_expected
+from latentvars.kernels.mixtures import Form, Normals, expected, maximum_of_sums, natural_of, normal_expected
 
 SHAPES = [(1, 1, 1, 1), (13, 3, 2, 4), (5000, 2, 3, 5), (777, 7, 1, 13)]
 
@@ -87,6 +87,14 @@ def test_normals_are_those_of_numpy_by_products_and_by_residuals(kind: str, shar
     np.testing.assert_allclose(found.objective, objective, rtol=1e-12)
     np.testing.assert_allclose(sums_found, wanted, rtol=1e-10, atol=1e-10)
     check_maximum(normals, found.sums, torch.from_numpy(about.copy()), share, x)
+    natural, sharpest = natural_of(normals, torch.from_numpy(centre))
+    assert sharpest == found.sharpest
+    np.testing.assert_allclose(features(form, x - centre) @ natural.numpy().T, density, rtol=1e-10)
+
+
+def test_normals_without_a_spread_have_no_coefficients() -> None:
+    flat = Normals(torch.zeros(2, 2, dtype=torch.float64), torch.tensor([[1.0, 1.0], [1.0, 0.0]], dtype=torch.float64))
+    assert natural_of(flat, torch.zeros(2, dtype=torch.float64))[1] == np.inf
 
 
 def check_maximum(normals: Normals, sums: torch.Tensor, about: torch.Tensor, share: np.ndarray, x: np.ndarray) -> None:

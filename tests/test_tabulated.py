@@ -7,13 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cases import CASES, EM_CASES, over
+from cases import CASES, EM_CASES, normal_sequences, over
 from test_laws import batch_of, bound
 
 import latentvars as lv
 from latentvars.families import Selection
 from latentvars.inference.em.em import EMState
+from latentvars.inference.em.tabulated import Tabulated
 from latentvars.inference.running.algorithm import Problem
+from latentvars.program import Program
 
 TABULATED = [
     name
@@ -24,9 +26,20 @@ TABULATED = [
 
 @over(TABULATED)
 def test_objective_and_statistics_are_those_of_the_general_way(name: str) -> None:
-    rows, program, start = bound(name)
+    check_step(*bound(name))
+
+
+@pytest.mark.parametrize("covariance", ["full", "tied", "diag", "spherical"])
+def test_chains_under_flat_priors_go_without_a_run_of_the_model(covariance: str) -> None:
+    model = lv.models.HiddenMarkov(2, lv.emissions.Gaussian(2, covariance))
+    fit = lv.fit(model, normal_sequences(), lv.EM(passes=0), progress=False)
+    check_step(fit.rows, fit.program, fit.point, direct=True)
+
+
+def check_step(rows: lv.Rows, program: Program, start: dict[str, torch.Tensor], direct: bool = False) -> None:
+    """Objective, statistics and M-step of a table are those of the general way."""
     state = lv.EM().init(Problem(program, rows, start, 0))
-    assert state.table is not None
+    assert isinstance(state.table, Tabulated) and (state.table.direct or not direct)
     found = state.table.expected(start, batch_of(program, rows), with_prior=True)
     general = state.steps.expected(start, batch_of(program, rows), with_prior=True)
     assert found is not None
@@ -110,3 +123,5 @@ def test_a_fit_does_not_depend_on_the_way(name: str, accelerate: bool) -> None:
         np.testing.assert_allclose(fit.history, general.history, rtol=1e-11)
         for site, value in general.point.items():
             torch.testing.assert_close(fit.point[site], value, rtol=1e-7, atol=1e-9)
+        by_row = float(fit.rows.weights @ fit.row_log_likelihood)
+        assert fit.log_likelihood == pytest.approx(by_row, rel=1e-12)
