@@ -54,12 +54,12 @@ void sized([[maybe_unused]] std::int64_t states, Work work) {
 // Chains with one transition matrix, in groups of lanes.
 class InLanes {
   public:
-    InLanes(const Chains& c, const Numbers& rows, const double* matrix)
+    InLanes(const Chains& c, const Numbers& rows, const double* matrix, std::int64_t cut)
         : c_(c), matrix_(matrix) {
         bool positive = true;
         for (std::int64_t x = 0; x < c.states * c.states; ++x) positive &= matrix[x] > 0;
         reach_ = reach_of(c, rows, matrix, positive);
-        lanes_ = lanes_of(c, rows, positive);
+        lanes_ = lanes_of(c, rows, positive ? cut : NEVER_CUT);
         results_.resize(lanes_.size());
         filters_.resize(lanes_.size()), behinds_.resize(lanes_.size());
     }
@@ -129,7 +129,7 @@ class InLanes {
         for (std::size_t l = 0; l < lanes_.size(); ++l)
             if (lanes_[l].counts()) order.push_back(l);
         std::sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
-            return std::make_pair(lanes_[a].chain, lanes_[a].begin) < std::make_pair(lanes_[b].chain, lanes_[b].begin);
+            return std::make_pair(lanes_[a].chain, lanes_[a].body()) < std::make_pair(lanes_[b].chain, lanes_[b].body());
         });
         Numbers left;
         for (std::size_t x = 0; x < order.size();) {
@@ -203,7 +203,7 @@ bool evidence(const Chains& c, double* total) {
     Numbers left;
     for (std::int64_t number = 0; const Numbers& rows : by_matrix(c)) {
         if (in_lanes(c, rows)) {
-            InLanes lanes(c, rows, c.transition + number * c.states * c.states);
+            InLanes lanes(c, rows, c.transition + number * c.states * c.states, CUT);
             each(lanes.groups(), c.threads, [&](std::int64_t group) { lanes.evidence(group); });
             for (const std::int64_t row : lanes.finish(total, false, nullptr, nullptr)) left.push_back(row);
         } else {
@@ -235,25 +235,43 @@ struct Share {
     std::vector<double> slopes;  // [S, K, K]; none where the chains have their own or there is one share
 };
 
+// Of the chains with one matrix, those of `cut` steps and more in chunks; gives those that have to go another way.
+Numbers posterior_in_lanes(const Chains& c, const Numbers& rows, std::int64_t number, const Posterior& out,
+                           std::int64_t cut) {
+    const std::int64_t square = c.states * c.states;
+    const std::int64_t features = c.observed ? c.states * c.observed->features * c.observed->codes : 0;
+    InLanes lanes(c, rows, c.transition + number * square, cut);
+    lanes.keep_pieces();
+    std::vector<double> slopes(out.by_chain ? 0 : lanes.groups() * square), sums(lanes.groups() * features);
+    double* shared = out.by_chain ? nullptr : out.slopes + number * square;
+    if (shared) std::fill_n(shared, square, 0.0);
+    std::fill_n(out.sums, features, 0.0);
+    each(lanes.groups(), c.threads, [&](std::int64_t group) {
+        lanes.posterior(group, out, out.by_chain ? nullptr : &slopes[group * square], sums.data() + group * features);
+    });
+    for (std::size_t x = 0; x < slopes.size(); ++x) shared[x % square] += slopes[x];
+    for (std::size_t x = 0; x < sums.size(); ++x) out.sums[x % features] += sums[x];
+    return lanes.finish(out.total, true, &out, shared);
+}
+
+// The same: what one chain gives depends on its own length only, unless all that is asked for are sums.
+Numbers posterior_in_lanes(const Chains& c, const Numbers& rows, std::int64_t number, const Posterior& out) {
+    if (!c.observed) return posterior_in_lanes(c, rows, number, out, CUT);
+    const std::int64_t cut = soonest_cut(c, rows);
+    Numbers left = posterior_in_lanes(c, rows, number, out, cut);
+    const auto cut_of_choice = [&](std::int64_t row) { return c.lengths[row] >= cut && c.lengths[row] < ALWAYS_CUT; };
+    if (std::any_of(left.begin(), left.end(), cut_of_choice)) left = posterior_in_lanes(c, rows, number, out, ALWAYS_CUT);
+    return left;
+}
+
 // False, and of no use, where some observed chain has to go another way, which needs a table of densities.
 bool posterior(const Chains& c, const Posterior& out) {
     const std::int64_t square = c.states * c.states, size = c.moves * square;
-    const std::int64_t features = c.observed ? c.states * c.observed->features * c.observed->codes : 0;
     std::vector<Share> shares;
     for (std::int64_t number = 0; const Numbers& rows : by_matrix(c)) {
         Numbers left = rows;
         if (in_lanes(c, rows)) {
-            InLanes lanes(c, rows, c.transition + number * square);
-            lanes.keep_pieces();
-            std::vector<double> slopes(out.by_chain ? 0 : lanes.groups() * square), sums(lanes.groups() * features);
-            double* shared = out.by_chain ? nullptr : out.slopes + number * square;
-            each(lanes.groups(), c.threads, [&](std::int64_t group) {
-                lanes.posterior(group, out, out.by_chain ? nullptr : &slopes[group * square],
-                                sums.data() + group * features);
-            });
-            for (std::size_t x = 0; x < slopes.size(); ++x) shared[x % square] += slopes[x];
-            for (std::size_t x = 0; x < sums.size(); ++x) out.sums[x % features] += sums[x];
-            left = lanes.finish(out.total, true, &out, shared);
+            left = posterior_in_lanes(c, rows, number, out);
         }
         if (c.observed && !left.empty()) return false;
         const std::size_t step = std::max<std::size_t>(1, (left.size() + SHARES - 1) / SHARES);

@@ -18,8 +18,9 @@ using latentvars::Posterior;
 
 constexpr int PARTS = 2;              // vectors side by side
 constexpr int LANES = PARTS * WIDTH;
-constexpr std::int64_t CUT = 1024;    // steps from which a chain is cut
 constexpr std::int64_t CHUNK = 640, MOST_GROUPS = 256, WARM_UP = 64;
+// Steps from which a chain is cut; and from which one may be where chains are few, or always is.
+constexpr std::int64_t CUT = 1024, SHORTEST_CUT = 256, ALWAYS_CUT = LANES * CHUNK, NEVER_CUT = INT64_MAX;
 
 struct Lane {
     std::int64_t chain = -1;  // none
@@ -29,6 +30,7 @@ struct Lane {
     std::int64_t to = 0;      // step after the last that counts
     bool head = false, cut = false;
     bool counts() const { return chain >= 0; }
+    std::int64_t body() const { return begin + from; }
 };
 
 // Messages of a lane at the last step before its body and at the last of its body.
@@ -55,12 +57,35 @@ inline std::int64_t chunk_size(std::int64_t length) {
     return (length + groups * LANES - 1) / (groups * LANES);
 }
 
-// Lanes of chains, longest first, so that groups hold like lengths. How a chain is cut depends on its own length only.
-inline std::vector<Lane> lanes_of(const Chains& c, const std::vector<std::int64_t>& rows, bool may_cut) {
+// Steps from which chains are cut so that all of them are done soonest: few chains fill a group by their chunks, many do
+// so without warm-ups. For sums over all chains; what one chain gives may depend on the others by rounding.
+inline std::int64_t soonest_cut(const Chains& c, const std::vector<std::int64_t>& rows) {
+    std::vector<std::int64_t> lengths;
+    for (const std::int64_t row : rows) lengths.push_back(c.lengths[row]);
+    std::sort(lengths.rbegin(), lengths.rend());
+    std::int64_t best = ALWAYS_CUT, least = INT64_MAX;
+    for (const std::int64_t from : {ALWAYS_CUT, CUT, SHORTEST_CUT}) {
+        std::int64_t steps = 0, longest = 0, whole = 0;  // of groups
+        for (const std::int64_t length : lengths) {
+            const bool cut = length >= from;
+            if (!cut && whole++ % LANES) continue;  // beside a longer one
+            const std::int64_t size = cut ? chunk_size(length) : length;
+            const std::int64_t here = cut ? (size + 2 * WARM_UP) * 3 / 2 : size;  // seams cost half as much again
+            steps += cut ? (length + size * LANES - 1) / (size * LANES) * here : here;
+            longest = std::max(longest, here);
+        }
+        const std::int64_t time = steps + longest;  // the longest group twice, as several threads would wait for it
+        if (time < least) best = from, least = time;
+    }
+    return best;
+}
+
+// Lanes of chains, longest first, so that groups hold like lengths; chains of `cut` steps and more are cut.
+inline std::vector<Lane> lanes_of(const Chains& c, const std::vector<std::int64_t>& rows, std::int64_t cut) {
     std::vector<Lane> found;
     for (const std::int64_t row : rows) {
         const std::int64_t length = c.lengths[row];
-        if (length < CUT || !may_cut) {
+        if (length < cut) {
             found.push_back({row, c.begins[row], length, 0, length, true, false});
             continue;
         }
