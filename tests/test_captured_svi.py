@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import latentvars as lv
 from latentvars.errors import NumericalError
-from latentvars.inference.variational.svi import built
+from latentvars.inference.svi.svi import built
 
 AT_ONCE = lv.Capture(wait=0, least=0)
 OBSERVED = np.random.default_rng(0).normal(size=(23, 2)) + 3.0 * np.repeat([[0.0], [1.0]], [11, 12], 0)

@@ -26,7 +26,7 @@ from torch.distributions import constraints
 
 import latentvars as lv
 from latentvars.errors import NumericalError, SettingError
-from latentvars.inference.guided.weighed_draws import average, by_importance
+from latentvars.inference.guided_em.weighed_draws import average, by_importance
 from latentvars.inference.running.algorithm import Problem
 
 QUICK = functools.partial(torch.optim.Adam, lr=0.05)
@@ -179,7 +179,7 @@ def test_an_e_step_in_pieces_has_as_many_draws_of_each_row(monkeypatch: pytest.M
     state.waiting = 0
     batch = rows.batch(dtype=torch.float64)
     whole = algorithm.contribution(state, batch, 0)
-    monkeypatch.setattr("latentvars.inference.guided.weighed_draws.DRAWN_AT_ONCE", 14_000)
+    monkeypatch.setattr("latentvars.inference.guided_em.weighed_draws.DRAWN_AT_ONCE", 14_000)
     parts = algorithm.contribution(state, batch, 0)
     assert parts.objective == pytest.approx(whole.objective, abs=1.0)
     (leaf,) = whole.expected.statistics

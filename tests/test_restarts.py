@@ -19,7 +19,7 @@ from latentvars.inference.fits.optima import Optima
 from latentvars.inference.running.algorithm import Problem
 from latentvars.inference.running.binding import bind
 from latentvars.inference.starting.values import starting_point
-from latentvars.inference.variational.screening import ShortRuns, screen
+from latentvars.inference.svi.screening import ShortRuns, screen
 from latentvars.randomness import derive
 
 PASSES = 5

@@ -328,7 +328,9 @@ def test_nothing_and_a_file_are_refused(saved: Path) -> None:
         lv.load(saved / "fit.json")
 
 
-@pytest.mark.parametrize("name", ["posix.system", "os.system", "builtins.eval", "subprocess.Popen", "torch.load"])
+@pytest.mark.parametrize(
+    "name", ["posix.system", "os.system", "builtins.eval", "subprocess.Popen", "torch.load", "latentvars.load"]
+)
 def test_a_file_cannot_name_code_to_run(saved: Path, tmp_path: Path, name: str) -> None:
     """The description is taken from a registry; nothing is imported by its name."""
     trap = tmp_path / "sprung"
@@ -473,11 +475,21 @@ def test_names_are_public() -> None:
     assert class_name(Optima) == "latentvars.inference.Optima"
 
 
-def test_names_of_inner_rooms_are_read() -> None:
-    written = encode(lv.NUTS(draws=7), {}, "settings")
-    assert written["class"] == "latentvars.inference.NUTS"
-    written["class"] = "latentvars.inference.sampling.NUTS"
-    assert decode(written, {}, registry()) == lv.NUTS(draws=7)
+@pytest.mark.parametrize(
+    ("value", "room"),
+    [
+        (lv.NUTS(draws=7), "sampling"),
+        (lv.Laplace(), "density"),
+        (lv.Pathfinder(), "density"),
+        (lv.Amortised(), "amortised"),
+    ],
+    ids=["NUTS", "Laplace", "Pathfinder", "Amortised"],
+)
+def test_names_of_inner_rooms_are_read(value: object, room: str) -> None:
+    written = encode(value, {}, "settings")
+    assert written["class"] == f"latentvars.inference.{type(value).__name__}"
+    written["class"] = f"latentvars.inference.{room}.{type(value).__name__}"
+    assert decode(written, {}, registry()) == value
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from scipy.optimize import minimize
 
 import latentvars as lv
 from latentvars.errors import ModelError, NumericalError, SettingError, SupportError
-from latentvars.inference.guided.guided import GuidedState
-from latentvars.inference.guided.weighed_draws import Draws
+from latentvars.inference.guided_em.steps import GuidedState
+from latentvars.inference.guided_em.weighed_draws import Draws
 from latentvars.inference.running.algorithm import Problem
 from latentvars.program import Bound
 

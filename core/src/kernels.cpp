@@ -167,9 +167,10 @@ class InLanes {
     }
 
     static bool equal(const std::vector<double>& a, const std::vector<double>& b) {
+        if (a.size() != b.size()) return false;
         for (std::size_t k = 0; k < a.size(); ++k)
             if (!(std::fabs(a[k] - b[k]) <= AGREE * std::fabs(a[k]))) return false;
-        return a.size() == b.size();
+        return true;
     }
 
     const Chains& c_;

@@ -8,9 +8,9 @@ from latentvars.inference.fits.aligning import Alignment, align
 from latentvars.inference.fits.fit import Fit
 from latentvars.inference.fitter import Fitter
 from latentvars.inference.fitting import fit, from_point
-from latentvars.inference.guided.guide_steps import GuideSteps
-from latentvars.inference.guided.monte_carlo_em import MonteCarloEM
-from latentvars.inference.guided.variational_em import VariationalEM
+from latentvars.inference.guided_em.guide_steps import GuideSteps
+from latentvars.inference.guided_em.monte_carlo_em import MonteCarloEM
+from latentvars.inference.guided_em.variational_em import VariationalEM
 from latentvars.inference.guides.flow import Flow
 from latentvars.inference.guides.guides import Custom, Delta, FullRank, LowRank, MeanField
 from latentvars.inference.running.degenerate import Keep, Refuse, Restart
@@ -18,8 +18,8 @@ from latentvars.inference.running.distributed import Distributed
 from latentvars.inference.running.snapshots import Checkpoint
 from latentvars.inference.running.stopping import AnyOf, Never, Plateau, Status, TimeLimit, Tolerance
 from latentvars.inference.sampling import NUTS
-from latentvars.inference.variational.recorded import Capture
-from latentvars.inference.variational.svi import SVI
+from latentvars.inference.svi.recorded import Capture
+from latentvars.inference.svi.svi import SVI
 
 __all__ = [
     "EM",

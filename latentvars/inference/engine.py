@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from latentvars.errors import NumericalError
 from latentvars.inference.fits.fit import Fit
-from latentvars.inference.fits.keeping import Checkpoint, Checkpoints, attach
+from latentvars.inference.fits.keeping import Checkpoints, Kept, attach
 from latentvars.inference.fits.optima import Optima
 from latentvars.inference.running.algorithm import Algorithm
 from latentvars.inference.running.backend import Word
@@ -136,7 +136,7 @@ class Run:
             )
             self.snapshots.write(fit, self.whole, now)
 
-    def _before(self, kept: Checkpoint) -> Fit:
+    def _before(self, kept: Kept) -> Fit:
         """The fit of this run before a pass that failed."""
         history = self.history[: kept.passes]
         return replace(self, state=kept.state, history=history, status=Status.FAILED)._fit(None, None)

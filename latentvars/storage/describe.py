@@ -157,16 +157,15 @@ def _function(function: Any, where: str) -> str:
 
 
 def _known(registry: Registry, name: str) -> Any:
-    if name.startswith(f"{OURS}.") and name not in registry:
-        _, room, *_, own = name.split(".")
-        name = f"{OURS}.{room}.{own}"  # as inner rooms were named once
-    if name not in registry:
+    inner = f"{OURS}.inference."  # whose rooms stood in names once
+    at = inner + name.rpartition(".")[2] if name.startswith(inner) else name
+    if at not in registry:
         raise Undescribed(
             given=f"{name}",
             needed="a class or function that latentvars, Pyro or torch.optim has",
             remedy="pass the object itself to load: it was written by you",
         )
-    return registry[name]
+    return registry[at]
 
 
 def _refused(value: Any, where: str) -> Undescribed:

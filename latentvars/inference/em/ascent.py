@@ -1,4 +1,8 @@
-"""L-BFGS over some globals in unconstrained space, for whatever has no closed form."""
+"""L-BFGS over some globals in unconstrained space, for whatever has no closed form.
+
+It works on Q(θ′) = Σ w log f(θ′) + log prior(θ′), which costs nothing in the number of rows wherever the factors have
+sufficient statistics.
+"""
 
 from __future__ import annotations
 

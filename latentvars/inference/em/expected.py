@@ -133,4 +133,5 @@ def reduced(plan: Plan, expectation: Expectation, batch: Batch, objective: float
 
 
 def statistics_of(plan: Plan, found: Mapping[str, Factor]) -> dict[str, Statistics]:
+    """Expected sufficient statistics of the leaves of a plan, from factors with their posterior weights."""
     return {leaf.name: leaf.statistics(found, plan.references[leaf.name]) for leaf in plan.leaves}

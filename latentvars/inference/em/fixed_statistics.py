@@ -86,7 +86,7 @@ class FixedStatistics:
         return FixedStatistics(program, plan, flat, whole)
 
     def expected(self, values: Mapping[str, Tensor], batch: Batch, *, with_prior: bool) -> Expected:
-        """What :func:`latentvars.inference.em.m_step.expected` gives of a batch."""
+        """What :func:`latentvars.inference.em.expected.expected` gives of a batch."""
         place, known = self.held.of(batch), self.held.found
         with torch.no_grad():
             likelihood = None

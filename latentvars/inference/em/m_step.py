@@ -1,8 +1,4 @@
-"""The M-step: closed forms from expected sufficient statistics, L-BFGS for what has none.
-
-L-BFGS works on Q(θ′) = Σ w log f(θ′) + log prior(θ′) in unconstrained space, which costs nothing in the number of rows
-wherever the factors have sufficient statistics.
-"""
+"""The M-step: closed forms one global at a time, then L-BFGS on Q + log prior for those without one."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class Tabulated:
         return found
 
     def expected(self, values: Mapping[str, Tensor], batch: Batch, *, with_prior: bool) -> Expected | None:
-        """What :func:`latentvars.inference.em.m_step.expected` gives of a batch; None where products lose digits."""
+        """What :func:`latentvars.inference.em.expected.expected` gives of a batch; None where products lose digits."""
         points = self.points(batch)
         with torch.no_grad():
             arguments, laws, prior = self._selected(values) if self.direct else self._traced(values)

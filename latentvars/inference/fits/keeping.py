@@ -19,7 +19,7 @@ NOTE = "the fit before the pass that failed is kept: read it off the error, as e
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Kept:
     """A run before one of its passes.
 
     Attributes:
@@ -38,14 +38,14 @@ class Checkpoints:
 
     def __init__(self, program: Program) -> None:
         self.modules = tuple(model_modules(program.model).values())
-        self.last: deque[Checkpoint] = deque(maxlen=2)
+        self.last: deque[Kept] = deque(maxlen=2)
 
     def add(self, state: Any, passes: int) -> None:
         """Remember the state before a pass."""
         copies = tuple(tensor.detach().clone() for tensor in self._trained(state))
-        self.last.append(Checkpoint(passes, copy.copy(state), copies))
+        self.last.append(Kept(passes, copy.copy(state), copies))
 
-    def best(self, finished: Callable[[Checkpoint], Fit]) -> Fit | None:
+    def best(self, finished: Callable[[Kept], Fit]) -> Fit | None:
         """The checkpoint with the higher log-likelihood and prior, as a fit; None where neither has a finite one."""
         found = [(value, k) for k, kept in enumerate(self.last) if (value := self._value(kept, finished)) is not None]
         if not found:
@@ -54,7 +54,7 @@ class Checkpoints:
         self._restore(kept)
         return finished(kept)
 
-    def _value(self, kept: Checkpoint, finished: Callable[[Checkpoint], Fit]) -> float | None:
+    def _value(self, kept: Kept, finished: Callable[[Kept], Fit]) -> float | None:
         """Log-likelihood of the rows and log prior at a checkpoint, nats; None where something is not finite."""
         self._restore(kept)
         try:
@@ -65,7 +65,7 @@ class Checkpoints:
         sound = all(bool(tensor.isfinite().all()) for tensor in (*fit.point.values(), *kept.trained))
         return value if sound and value == value else None
 
-    def _restore(self, kept: Checkpoint) -> None:
+    def _restore(self, kept: Kept) -> None:
         """Put weights and buffers back; an optimiser begins anew, since its averages may hold what broke the run."""
         with torch.no_grad():
             for tensor, value in zip(self._trained(kept.state), kept.trained, strict=True):

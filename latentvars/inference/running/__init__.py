@@ -1,1 +1,1 @@
-"""What a run stands on, whatever the algorithm: its contract, all rows, processes, when to end, what is on disk."""
+"""What a run stands on, whatever the algorithm: its contract, all rows, processes, how it ends, what is on disk."""

@@ -1,1 +1,1 @@
-"""Where a run starts: the model's own start, the user's, groups of the observations, draws of the prior."""
+"""Where a run starts. Ways to group observations for it, which models know too, stand in :mod:`latentvars.starts`."""

@@ -1,4 +1,4 @@
-"""Where a run starts."""
+"""Starting values of the globals: given, the model's own, by a search, or the best of draws of the prior."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ from latentvars.inference.running.algorithm import OneByOne, Problem, Screened
 from latentvars.inference.running.settings import check_at_least
 from latentvars.inference.running.stopping import Plateau, Status, StopRule
 from latentvars.inference.starting.values import check_interior, start_seed
-from latentvars.inference.variational.fused import fuse, stepped
-from latentvars.inference.variational.recorded import Capture, Recorded
-from latentvars.inference.variational.screening import ShortRuns, screen
-from latentvars.inference.variational.step import Step
+from latentvars.inference.svi.fused import fuse, stepped
+from latentvars.inference.svi.recorded import Capture, Recorded
+from latentvars.inference.svi.screening import ShortRuns, screen
+from latentvars.inference.svi.step import Step
 from latentvars.program import Bound, GlobalSpace, Program, model_parameters
 from latentvars.randomness import derive
 from latentvars.rows import Batch

@@ -12,8 +12,8 @@ from torch import nn
 from latentvars.capture import UNRECORDABLE, NoCompiler
 from latentvars.inference.guides.guides import FromNoise
 from latentvars.inference.running.settings import check_at_least
-from latentvars.inference.variational.graph import Graph
-from latentvars.inference.variational.step import Found, Shape, Step, by_model
+from latentvars.inference.svi.graph import Graph
+from latentvars.inference.svi.step import Found, Shape, Step, by_model
 from latentvars.program import Program, model_modules
 
 LONGEST = 150  # steps of a chain beyond which its graph would be too long

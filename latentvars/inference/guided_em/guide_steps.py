@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from latentvars.inference.running.settings import check_at_least
-from latentvars.inference.variational.svi import Gradient, Optimizer, Schedule, adam, check_clip, check_optimizer
+from latentvars.inference.svi.svi import Gradient, Optimizer, Schedule, adam, check_clip, check_optimizer
 from latentvars.program import Bound, Program, model_modules
 from latentvars.rows import Batch
 

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from latentvars.errors import SettingError
 from latentvars.inference.em.m_step import collapsed
-from latentvars.inference.guided.guide_steps import GuideSteps
-from latentvars.inference.guided.guided import GuidedState, Share, drift, of_e_steps, start
-from latentvars.inference.guided.weighed_draws import Draws
+from latentvars.inference.guided_em.guide_steps import GuideSteps
+from latentvars.inference.guided_em.steps import GuidedState, Share, drift, of_e_steps, start
+from latentvars.inference.guided_em.weighed_draws import Draws
 from latentvars.inference.guides.posteriors import PointMass
 from latentvars.inference.running.algorithm import Problem
 from latentvars.inference.running.settings import check_at_least, check_share
 from latentvars.inference.running.stopping import Plateau, Status, StopRule
-from latentvars.inference.variational.svi import BATCH_ROWS, FULL_BATCH_ROWS
+from latentvars.inference.svi.svi import BATCH_ROWS, FULL_BATCH_ROWS
 from latentvars.rows import Batch
 
 LAST = 10

@@ -15,7 +15,7 @@ from torch import Tensor
 from latentvars.errors import SettingError
 from latentvars.inference.em.expected import Expected, reduced
 from latentvars.inference.em.m_step_plan import Plan
-from latentvars.inference.guided.guide_steps import evaluating, expanded
+from latentvars.inference.guided_em.guide_steps import evaluating, expanded
 from latentvars.inference.running.settings import check_at_least
 from latentvars.program import Program
 from latentvars.randomness import derive

@@ -6,9 +6,9 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
-from latentvars.inference.guided.guided import GuidedState, Share, advance, share
-from latentvars.inference.guided.guided_em import GuidedEM
-from latentvars.inference.guided.weighed_draws import by_importance
+from latentvars.inference.guided_em.settings import GuidedEM
+from latentvars.inference.guided_em.steps import GuidedState, Share, advance, share
+from latentvars.inference.guided_em.weighed_draws import by_importance
 from latentvars.program import Bound
 from latentvars.rows import Batch
 
@@ -34,7 +34,7 @@ class MonteCarloEM(GuidedEM):
     The history has that bound in passes of guide steps, and Σ wₙ log mean_s p(xₙ, z_s | θ) / q(z_s | xₙ), a much
     tighter one, in passes with an M-step; ``fit.log_likelihood`` is the ELBO, as for every model with a guide.
 
-    Settings as in :class:`latentvars.inference.guided.guided_em.GuidedEM`.
+    Settings as in :class:`latentvars.inference.guided_em.settings.GuidedEM`.
     """
 
     name: ClassVar[str] = "Monte-Carlo EM"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from latentvars.inference.guided.guided import GuidedState, Share, advance, share
-from latentvars.inference.guided.guided_em import GuidedEM
-from latentvars.inference.guided.weighed_draws import average
+from latentvars.inference.guided_em.settings import GuidedEM
+from latentvars.inference.guided_em.steps import GuidedState, Share, advance, share
+from latentvars.inference.guided_em.weighed_draws import average
 from latentvars.program import Bound
 from latentvars.rows import Batch
 
@@ -31,7 +31,7 @@ class VariationalEM(GuidedEM):
     the draws; otherwise spreads of latents, and what depends on them, are biased (Turner & Sahani 2011):
     :class:`latentvars.MonteCarloEM` is not.
 
-    Settings as in :class:`latentvars.inference.guided.guided_em.GuidedEM`.
+    Settings as in :class:`latentvars.inference.guided_em.settings.GuidedEM`.
     """
 
     name: ClassVar[str] = "variational EM"

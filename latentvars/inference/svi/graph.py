@@ -27,7 +27,7 @@ from latentvars.capture import (
     reseeded,
 )
 from latentvars.inference.guides.guides import FromNoise
-from latentvars.inference.variational.step import Found, Step, gradients_of, objective_of
+from latentvars.inference.svi.step import Found, Step, gradients_of, objective_of
 from latentvars.program import Program, model_modules
 from latentvars.randomness import derive, seeded
 

@@ -1,6 +1,6 @@
 """EM whose continuous locals are drawn by the model's guide: steps of the guide, draws for the E-step, the M-step.
 
-The states and steps of :class:`latentvars.inference.guided.guided_em.GuidedEM`.
+The states and steps of :class:`latentvars.inference.guided_em.settings.GuidedEM`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from latentvars.inference.em.em import check_finite, plan_of
 from latentvars.inference.em.expected import Expected
 from latentvars.inference.em.m_step import maximise
 from latentvars.inference.em.m_step_plan import Plan
-from latentvars.inference.guided.guide_steps import GuideSteps, evaluating, guide_gradient
-from latentvars.inference.guided.weighed_draws import Weigh, expected_by_draws
+from latentvars.inference.guided_em.guide_steps import GuideSteps, evaluating, guide_gradient
+from latentvars.inference.guided_em.weighed_draws import Weigh, expected_by_draws
 from latentvars.inference.running.algorithm import Problem
 from latentvars.inference.running.flattening import HERE
-from latentvars.inference.variational.svi import Gradient, ascend, built, check_gradients
+from latentvars.inference.svi.svi import Gradient, ascend, built, check_gradients
 from latentvars.program import Bound, Program, model_parameters
 from latentvars.randomness import derive
 from latentvars.rows import Batch
@@ -49,7 +49,7 @@ class GuidedState:
         m_steps: M-steps so far.
         rested: whether the last thing done was an M-step.
         warned: whether a warning about these draws was given.
-        trail: unconstrained globals after the last M-steps, as many as :func:`drifting` looks at.
+        trail: unconstrained globals after the last M-steps, as many as :func:`drift` looks at.
         effective: ``[N]`` effective sample size of each row's draws as a share of their number, at the last E-step.
     """
 
