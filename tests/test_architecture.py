@@ -158,7 +158,8 @@ def imported_files(file: Path, files: frozenset[tuple[str, ...]]) -> set[tuple[s
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE.name:
             base = tuple(node.module.split(".")[1:])
             for name in node.names:
-                found |= {next(one for one in ((*base, name.name), base, (*base, "__init__")) if one in files)}
+                named = (*base, name.name)
+                found |= {next(one for one in (named, (*named, "__init__"), base, (*base, "__init__")) if one in files)}
     return found
 
 
