@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from latentvars.capture import compiled, folded
 from latentvars.capture.recording import capture
 from latentvars.distributions.gelu import activated, gelu, in_torch, written_out
+from latentvars.kernels import _core
 from latentvars.models.networks import MLP
 
 
@@ -88,6 +89,17 @@ def test_networks_learn_with_it_as_with_that_of_torch() -> None:
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
     double = ours.double()
     torch.testing.assert_close(double(x.double()), theirs.double()(x.double()), rtol=1e-14, atol=1e-14)
+
+
+def test_the_core_writes_into_arrays_of_its_own_precision_only() -> None:
+    """A copy would be written to, and what was to be written left as it lay in memory."""
+    x = np.ones(3, dtype=np.float32)
+    with pytest.raises(TypeError, match="incompatible"):
+        _core.gelu(x, 1, np.empty(3), np.empty(3))
+    with pytest.raises(TypeError, match="incompatible"):
+        _core.gelu(x, 1, np.empty(6, dtype=np.float32)[::2], np.empty(3, dtype=np.float32))
+    with pytest.raises(TypeError, match="incompatible"):
+        activated(torch.ones(3, dtype=torch.float64))
 
 
 def test_second_derivatives_and_vmap() -> None:

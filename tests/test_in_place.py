@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import pytest
@@ -75,3 +76,32 @@ def test_another_form_needs_memory_of_its_own() -> None:
     check(lambda x, y: (x.sum(0) * 2) * y, 1)
     check(lambda x, y: (x.T.contiguous() + 1).T * y, 1)
     check(lambda x, y: (x + y).double() * y.double(), 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.complex64])
+def test_precisions_in_which_writing_rounds_otherwise_are_left(dtype: torch.dtype) -> None:
+    given = X.to(dtype), Y.to(dtype)
+    graph = folded(capture(lambda x, y: (((x + y) * y).exp(),), *given, dtype=torch.float32))
+    assert not any(written_by(node) for node in in_place(graph).graph.nodes)
+
+
+@pytest.mark.parametrize("name", ["lift", "dequantize"])
+def test_operations_that_give_their_argument_itself_are_no_values_of_their_own(name: str) -> None:
+    check(lambda x, y: getattr(torch.ops.aten, name)(x).exp() + y, 1)
+
+
+def test_parts_are_met_under_one_number_or_not_written_to() -> None:
+    """Hand-made: the whole tuple given back, and a part counted from either end."""
+    for last in (lambda parts, part: (parts, part), lambda parts, part: part):
+        graph = torch.fx.Graph()
+        x = graph.placeholder("x")
+        parts = graph.call_function(torch.ops.aten.max.dim, (x, 1))
+        part = graph.call_function(operator.getitem, (parts, 0))
+        again = graph.call_function(operator.getitem, (parts, -2))
+        ends = [graph.call_function(torch.ops.aten.exp.default, (one,)) for one in (part, again)]
+        graph.output(last(parts, tuple(ends)))
+        found = torch.max(X, 1)
+        for node, value in ((x, X), (part, found[0]), (again, found[0]), *((end, found[0]) for end in ends)):
+            node.meta["val"] = value
+        plain = torch.fx.GraphModule(torch.nn.Module(), graph)
+        torch.testing.assert_close(in_place(plain)(X), plain(X), rtol=0, atol=0)

@@ -10,8 +10,25 @@ namespace nb = nanobind;
 
 template <class T>
 using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+// What is written to: the array itself, never a copy in another precision or layout.
 template <class T>
-using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+struct Out : nb::ndarray<T, nb::c_contig, nb::device::cpu> {
+    using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+    Out() = default;
+    explicit Out(const Array& array) : Array(array) {}
+};
+
+template <class T>
+struct nb::detail::type_caster<Out<T>> {
+    NB_TYPE_CASTER(Out<T>, nb::detail::make_caster<typename Out<T>::Array>::Name)
+
+    bool from_python(nb::handle from, uint8_t flags, nb::detail::cleanup_list* cleanup) noexcept {
+        nb::detail::make_caster<typename Out<T>::Array> array;
+        if (!array.from_python(from, flags & ~static_cast<uint8_t>(nb::detail::cast_flags::convert), cleanup)) return false;
+        value = Out<T>(array.value);
+        return true;
+    }
+};
 
 template <class Array>
 inline void needs(const Array& array, const char* name, std::initializer_list<std::size_t> shape) {

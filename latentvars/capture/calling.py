@@ -21,7 +21,7 @@ def from_cpp(graph: GraphModule, *examples: Tensor) -> Callable[..., Any]:
 
     Args:
         graph: tensors → a tuple of tensors, as :func:`latentvars.capture.folded` gives it.
-        examples: its arguments.
+        examples: its arguments; those of calls have their shapes and precisions.
     """
     short = in_place(graph).eval()
     try:

@@ -11,7 +11,10 @@ from torch.fx import GraphModule, Node
 from latentvars.capture.nodes import form_of, is_pointwise, name_of, same_form, written_by
 
 SPACES = ("aten", "latentvars")  # whose operators share memory with nothing but what their schemas say
-SHARING = ("_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "native_dropout")  # but for these
+# but for these
+SHARING = ("_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "native_dropout", "lift", "dequantize", "set")
+# in other precisions an operation in place can round in another way
+EXACT = (torch.float32, torch.float64, torch.int64, torch.int32, torch.bool)
 EITHER_WAY = ("add", "mul")  # of whose two arguments either may be the first
 
 
@@ -46,7 +49,8 @@ def in_place(graph: GraphModule) -> GraphModule:
 
 def _writing(node: Node) -> object:
     """The operator that does the same in the memory of its first argument; None where there is none."""
-    if node.op != "call_function" or not is_pointwise(node) or form_of(node) is None:
+    form = form_of(node)
+    if node.op != "call_function" or not is_pointwise(node) or form is None or form.dtype not in EXACT:
         return None
     name, _, overload = getattr(node.target, "__name__", "").partition(".")
     packet = getattr(torch.ops.aten, f"{name}_", None) if getattr(node.target, "namespace", "") == "aten" else None
@@ -115,11 +119,17 @@ def _is_new(node: Node) -> bool:
     """Whether an operation puts what it gives, or each of its parts, into memory of its own."""
     schema = getattr(node.target, "_schema", None)
     if node.op != "call_function" or schema is None or schema.is_mutable:
-        return name_of(node) == "getitem" and isinstance(node.args[0], Node) and _is_new(node.args[0])
+        return name_of(node) == "getitem" and isinstance(node.args[0], Node) and _is_taken_apart(node.args[0])
     target: object = node.target
     composite = target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)  # type: ignore[attr-defined]
     known = getattr(target, "namespace", "") in SPACES and name_of(node) not in SHARING and not composite
     return known and all(value.alias_info is None for value in schema.returns)
+
+
+def _is_taken_apart(node: Node) -> bool:
+    """Whether a tuple of values in memory of their own is met by its parts alone, each under one number."""
+    parts = [isinstance(user.args[1], int) and user.args[1] >= 0 for user in node.users if name_of(user) == "getitem"]
+    return len(parts) == len(node.users) and all(parts) and _is_new(node)
 
 
 def _sharing(node: Node, own: set[Node], parts: dict[object, Node]) -> list[Node]:
